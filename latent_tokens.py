@@ -1,0 +1,349 @@
+"""Latent tokens: learnable vectors inserted between the verbal tokens of a frozen Transformer.
+
+Implements the method of Sun, Chen, Li, Ding, "Enhancing Latent Computation in Transformers with
+Latent Tokens", arXiv 2505.12629: placement, insertion, position sharing, the training targets that
+match decoding, and decoding itself. Only the latent vectors train; the base model stays as it is.
+
+The one picture to keep in mind: ``Start_1+Comma_1``, query ``1,2``, response ``3,4``.
+Latents are written [S] and [C]; [C] is the same vector wherever it stands.
+
+    ------------------------------------------------------------------
+                   query                          response
+    slot           0    1    2    3    4          5    6    7    8
+    input         [S]   1   [C]   ,    2          3   [C]   ,    4
+    position_id    0    0    1    1    2          3    4    4    5
+    read for                           3          ,         4
+    ------------------------------------------------------------------
+
+* A latent takes the position id of the verbal token behind it, so verbal tokens keep the ids that
+  they would have without latents (here 0 1 2 3 4 5): inserting latents moves nothing.
+* Latents have no targets and cannot be sampled: logits range over the vocabulary alone.
+* The first response token is read off the last slot of the augmented query (an End latent, where
+  there is one); every later one off the *verbal* token before it, never off a latent: after ``3``
+  comes ``,``, and only once ``,`` is known is [C] inserted before it and both are fed. Training
+  reads the same slots (``AugmentedBatch.read_slots``).
+
+    the paper     here            shape    meaning
+    m             Group.m                  latents in a group
+    u_1 ... u_m   LatentTokens    (M, D)   the vectors of all groups, one row each
+    s_1 ... s_t   token_ids       (B, N)   verbal tokens: query, then response, then padding
+    {s, u}        slot_ids        (B, T)   verbal token ids, and V + j for latent j
+
+Letters: B rows, N verbal tokens, T slots after insertion, G groups, M latents of all groups, D width
+of the model, V size of the vocabulary. Left out: sampling at a temperature (decoding is greedy).
+"""
+
+from dataclasses import dataclass
+import os
+import re
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from model import GPT, KVCache
+from tasks import TOKEN_ID
+
+COMMA = TOKEN_ID[","]
+PADDING = 0  # any id does: padding is never attended to and never scored
+OWN_POSITIONS = "-own"  # suffix of a placement whose latents do not share positions
+NOTATION = ("Start_m, End_m, Comma_m, k_m (m latents after every k verbal tokens) "
+            "or sums of them such as Start_1+Comma_1, with whole numbers m, k >= 1, "
+            "and -own behind it all for latents with positions of their own")
+
+
+# ------------------------------------------------------------------------------------- placement
+
+@dataclass(frozen=True)
+class Group:
+    """m latents that always stand together, with vectors of their own (function specialization)."""
+
+    where: str  # "Start", "End", "Comma", or the period k as digits
+    m: int
+
+    def due(self, token_ids: Tensor, index: Tensor, query_lengths: Tensor) -> Tensor:
+        """Does this group stand before the verbal token ``token_ids`` at ``index``? (B, N), bool.
+
+        token_ids, index: (B, N), index counting the row's verbal tokens from 0. query_lengths: (B,).
+        """
+        if self.where == "Start":
+            return index == 0
+        if self.where == "End":
+            return index == query_lengths[:, None]
+        if self.where == "Comma":
+            return token_ids == COMMA
+        return (index > 0) & (index % int(self.where) == 0)
+
+    @property
+    def needs_next_token(self) -> bool:
+        """Is the group's place known only once the token behind it is? (Then it is fed with it.)"""
+        return self.where == "Comma"
+
+    def __str__(self) -> str:
+        return f"{self.where}_{self.m}"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where latents go, in the paper's notation. ``Placement(())`` inserts none.
+
+    Groups due before the same token stand in the order Start, End, k_m, Comma: what is known
+    without the next token comes first, so that decoding can feed it first.
+    """
+
+    groups: tuple[Group, ...]
+    share_positions: bool = True  # False: every slot, latent or verbal, has a position of its own
+
+    @classmethod
+    def parse(cls, notation: str) -> "Placement":
+        """``Placement.parse("Start_1+Comma_1")``. Raises ValueError for anything but NOTATION."""
+        groups = []
+        terms = notation.removesuffix(OWN_POSITIONS)
+        for term in terms.split("+"):
+            match = re.fullmatch(r"(Start|End|Comma|[1-9]\d*)_([1-9]\d*)", term)
+            if not match:
+                raise ValueError(f"unknown placement {notation!r}: expected {NOTATION}")
+            groups.append(Group(match[1], int(match[2])))
+        places = [group.where for group in groups]
+        if len(set(places)) < len(places):
+            raise ValueError(f"placement {notation!r} names a place twice: add up its m instead")
+        rank = {"Start": 0, "End": 1, "Comma": 3}
+        return cls(tuple(sorted(groups, key=lambda group: rank.get(group.where, 2))),
+                   share_positions=terms == notation)
+
+    @property
+    def total(self) -> int:
+        """M, the number of vectors."""
+        return sum(group.m for group in self.groups)
+
+    def due(self, token_ids: Tensor, index: Tensor, query_lengths: Tensor) -> Tensor:
+        """Which latents stand before each verbal token: (B, N, M), bool, in slot order."""
+        columns = [group.due(token_ids, index, query_lengths)[..., None].expand(-1, -1, group.m)
+                   for group in self.groups]
+        return torch.cat(columns, dim=2) if columns else index.new_zeros(*index.shape, 0, dtype=torch.bool)
+
+    def needs_next_token(self, device=None) -> Tensor:
+        """Which latents wait for the token behind them: (M,), bool."""
+        return torch.tensor([group.needs_next_token for group in self.groups
+                             for _ in range(group.m)], dtype=torch.bool, device=device)
+
+    def __str__(self) -> str:
+        own = "" if self.share_positions else OWN_POSITIONS
+        return "+".join(map(str, self.groups)) + own
+
+
+# ------------------------------------------------------------------------------------- insertion
+
+@dataclass(frozen=True)
+class VerbalBatch:
+    """Queries and responses side by side, padded on the right."""
+
+    token_ids: Tensor  # (B, N)
+    query_lengths: Tensor  # (B,)
+    lengths: Tensor  # (B,), query and response
+
+    @classmethod
+    def collate(cls, queries: list[list[int]], responses: list[list[int]], device=None):
+        """From lists of token ids."""
+        rows = [query + response for query, response in zip(queries, responses)]
+        width = max(map(len, rows))
+        padded = [row + [PADDING] * (width - len(row)) for row in rows]
+        return cls(torch.tensor(padded, device=device),
+                   torch.tensor([len(query) for query in queries], device=device),
+                   torch.tensor([len(row) for row in rows], device=device))
+
+    @property
+    def index(self) -> Tensor:
+        """Each verbal token's place in its row, (B, N); its position id without latents."""
+        B, N = self.token_ids.shape
+        return torch.arange(N, device=self.token_ids.device).expand(B, N)
+
+    @property
+    def is_response(self) -> Tensor:
+        """(B, N), bool: the tokens that are scored."""
+        return (self.index >= self.query_lengths[:, None]) & (self.index < self.lengths[:, None])
+
+
+@dataclass(frozen=True)
+class AugmentedBatch:
+    """Verbal tokens with latents inserted: what the Transformer sees. All are (B, T) but the last.
+
+    A slot id below V is a verbal token; V + j is latent j.
+    """
+
+    slot_ids: Tensor
+    position_ids: Tensor
+    valid: Tensor  # False for padding, always on the right
+    read_slots: Tensor  # (B, N): the slot whose output predicts verbal token t; 0 outside responses
+
+
+def lay_out(token_ids: Tensor, present: Tensor, first_index: Tensor, first_slot: Tensor,
+            placement: Placement, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The slots of N verbal tokens with their latents: slot_ids, position_ids, valid, each (B, T).
+
+    token_ids: (B, N). present: (B, N, M + 1), bool: which of the M latents stand before a verbal
+    token, and in the last column whether the verbal token itself is there.
+    first_index, first_slot: (B,), verbal tokens and slots that the rows hold already.
+
+    Every verbal token gets M + 1 cells, [u_1 ... u_M s]. Squeezing out the empty ones, in order, is
+    the whole of insertion. All cells of a verbal token carry its position: position sharing.
+    """
+    B, N, cells = present.shape
+    latent_ids = torch.arange(vocab_size, vocab_size + cells - 1, device=token_ids.device)
+    ids = torch.cat([latent_ids.expand(B, N, -1), token_ids[..., None]], dim=2)  # (B, N, M + 1)
+    index = first_index[:, None] + torch.arange(N, device=token_ids.device)  # (B, N)
+    positions = index[..., None].expand(B, N, cells)
+
+    present = present.flatten(1)  # (B, N * (M + 1))
+    slots = int(present.sum(dim=1).max())  # T
+    order = torch.argsort(~present, dim=1, stable=True)[:, :slots]  # present cells first, in order
+    slot_ids = ids.flatten(1).gather(1, order)
+    position_ids = positions.flatten(1).gather(1, order)
+    valid = present.gather(1, order)
+    if not placement.share_positions:
+        position_ids = first_slot[:, None] + torch.arange(slots, device=token_ids.device)
+    return slot_ids.masked_fill(~valid, PADDING), position_ids.masked_fill(~valid, 0), valid
+
+
+def augment(batch: VerbalBatch, placement: Placement, vocab_size: int) -> AugmentedBatch:
+    """Insert the latents of ``placement`` into whole rows, query and response, for training."""
+    index, query_lengths = batch.index, batch.query_lengths[:, None]
+    there = index < batch.lengths[:, None]  # (B, N)
+    due = placement.due(batch.token_ids, index, batch.query_lengths) & there[..., None]
+    present = torch.cat([due, there[..., None]], dim=2)  # (B, N, M + 1)
+    nothing_before = torch.zeros_like(batch.lengths)
+    slot_ids, position_ids, valid = lay_out(batch.token_ids, present, nothing_before,
+                                            nothing_before, placement, vocab_size)
+
+    verbal_slots = present.sum(dim=2).cumsum(dim=1) - 1  # (B, N), where each verbal token went
+    waiting = (due & placement.needs_next_token(due.device)).sum(dim=2)  # (B, N)
+    end_of_query = verbal_slots - waiting - 1  # last slot fed before a first response token
+    after_verbal = F.pad(verbal_slots[:, :-1], (1, 0))  # slot of the verbal token before
+    read_slots = torch.where(index == query_lengths, end_of_query, after_verbal)
+    return AugmentedBatch(slot_ids, position_ids, valid,
+                          read_slots.masked_fill(~batch.is_response, 0))
+
+
+def count_latents(placement: Placement, query: list[int], response: list[int]) -> int:
+    """How many latents ``placement`` inserts into one row, query and response."""
+    batch = VerbalBatch.collate([query], [response])
+    return int(augment(batch, placement, 0).valid.sum() - batch.lengths.sum())
+
+
+# ------------------------------------------------------------------------------------ the vectors
+
+class LatentTokens(nn.Module):
+    """The M learnable vectors of a placement, and nothing else. A file of them takes a few KB."""
+
+    def __init__(self, placement: Placement, width: int):
+        super().__init__()
+        self.placement = placement
+        self.vectors = nn.Parameter(torch.zeros(placement.total, width))  # (M, D)
+
+    @torch.no_grad()
+    def initialise(self, token_embedding: Tensor, generator: torch.Generator) -> None:
+        """Start near the mean of the vocabulary's embeddings (V, D); [?] in the paper."""
+        noise = torch.randn(self.vectors.shape, generator=generator).to(self.vectors.device)
+        self.vectors.copy_(token_embedding.mean(dim=0) + 0.1 * token_embedding.std(dim=0) * noise)
+
+    def embed(self, slot_ids: Tensor, token_embedding: Tensor) -> Tensor:
+        """Embeddings (B, T, D) of slot ids (B, T): latent j is row V + j of the longer table."""
+        return F.embedding(slot_ids, torch.cat([token_embedding, self.vectors]))
+
+    def save(self, path) -> None:
+        """Write placement and vectors to ``path``, atomically."""
+        save_atomically({"placement": str(self.placement),
+                         "vectors": self.vectors.detach().cpu()}, path)
+
+    @classmethod
+    def load(cls, path, width: int) -> "LatentTokens":
+        """Read what ``save`` wrote. Raises ValueError if it is no such file or does not fit."""
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            latents = cls(Placement.parse(saved["placement"]), width)
+            vectors = saved["vectors"]
+        except Exception as error:
+            raise ValueError(f"{path} is not a readable file of latent tokens: {error}") from error
+        if vectors.shape != latents.vectors.shape:
+            raise ValueError(f"{path} holds vectors of shape {tuple(vectors.shape)}; "
+                             f"{latents.placement} at width {width} needs "
+                             f"{tuple(latents.vectors.shape)}")
+        latents.vectors.data.copy_(vectors)
+        return latents
+
+
+def save_atomically(content, path) -> None:
+    """torch.save by way of a neighbour: a crash leaves the old file, never half a new one."""
+    partial = f"{path}.partial"
+    torch.save(content, partial)
+    os.replace(partial, path)
+
+
+# ------------------------------------------------------------------------- training and decoding
+
+def response_loss(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Tensor:
+    """Mean next-token cross-entropy, in nats, over the verbal tokens of the responses [R]."""
+    logits = response_logits(model, latents, batch)
+    targets = batch.token_ids.masked_fill(~batch.is_response, -100)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+
+
+def response_logits(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Tensor:
+    """Logits (B, N, V) for every verbal token, each from the slot that decoding reads it off.
+
+    Outside the responses they mean nothing.
+    """
+    table = model.token_embedding.weight
+    rows = augment(batch, latents.placement, vocab_size=len(table))
+    # Padding is on the right, where causal order already hides it from every real slot.
+    hidden = model.hidden_states(latents.embed(rows.slot_ids, table), rows.position_ids)
+    read = rows.read_slots[..., None].expand(-1, -1, hidden.shape[-1])  # (B, N, D)
+    return model.head(hidden.gather(1, read))
+
+
+@torch.no_grad()
+def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
+             stop_id: int | None = None) -> list[list[int]]:
+    """Greedy decoding with a KV cache; returns one list of verbal token ids per query.
+
+    Rows may differ in length and may need their latents at different moments. A row ends with
+    ``stop_id`` (included) or after ``max_new_tokens``. Positions are not checked against
+    model.config.context: rotary embeddings run past it, badly.
+    """
+    table = model.token_embedding.weight
+    cache, vocab_size, placement = KVCache(), len(table), latents.placement
+    device = table.device
+
+    # The query, and a stand-in for the first response token. No comma, it lets just those groups
+    # stand before it that belong to the query (End, k_m); the stand-in itself is not fed.
+    batch = VerbalBatch.collate(queries, [[PADDING]] * len(queries), device)
+    in_query = batch.index < batch.query_lengths[:, None]
+    due = placement.due(batch.token_ids, batch.index, batch.query_lengths)
+    due &= (batch.index < batch.lengths[:, None])[..., None]
+    present = torch.cat([due, in_query[..., None]], dim=2)
+    fed = torch.zeros_like(batch.lengths)  # slots so far, (B,)
+    index = batch.query_lengths  # place of the next verbal token, (B,)
+    token_ids, first_index = batch.token_ids, torch.zeros_like(index)
+
+    written, finished = [], torch.zeros_like(index, dtype=torch.bool)
+    for step in range(max_new_tokens):
+        slot_ids, position_ids, valid = lay_out(token_ids, present, first_index, fed, placement,
+                                                vocab_size)
+        hidden = model.hidden_states(latents.embed(slot_ids, table), position_ids, valid, cache)
+        last = valid.sum(dim=1) - 1  # (B,), the row's newest slot
+        next_ids = model.head(hidden[torch.arange(len(last), device=device), last]).argmax(dim=-1)
+        written.append(next_ids)
+        finished |= next_ids == (-1 if stop_id is None else stop_id)
+        if finished.all():
+            break
+        fed, first_index = fed + valid.sum(dim=1), index + step
+        token_ids = next_ids[:, None]  # (B, 1)
+        due = placement.due(token_ids, first_index[:, None], batch.query_lengths)
+        if step == 0:
+            due &= placement.needs_next_token(device)  # the others were fed with the query
+        present = F.pad(due, (0, 1), value=True)
+    return [_until(row, stop_id) for row in torch.stack(written, dim=1).tolist()]
+
+
+def _until(row: list[int], stop_id: int | None) -> list[int]:
+    return row[:row.index(stop_id) + 1] if stop_id in row else row

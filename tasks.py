@@ -1,0 +1,304 @@
+"""The three synthetic tasks, their scoring, and the text that the base model is pre-trained on.
+
+Everything is text over one small alphabet, a character a token. A task is a *family of rules*
+that documents of the pre-training stream follow, and one *target rule* that latents are tuned to
+elicit. A document may say its rule in words (a header such as ``G+-9:``), and say it again in the
+middle; where it does not, the base can only guess the rule from the items before. Tuning and test
+queries say nothing: bringing the frozen base to follow the target rule is the latents' work.
+
+    task        hypothesis of the paper              length         in and out of distribution
+    Generation  self-prompting over a long answer    equations      1-5, 6-24  (far: 16-24)
+    Repetition  adherence to the instruction         repetitions n  1-5, 6-20  (far: 11-20)
+    Summation   retrieval from the input             variables      5-12, 13-26  (far: 20-26)
+
+The class of each task shows one whole example and says which characters are scored.
+"""
+
+from dataclasses import dataclass
+import random
+import re
+from typing import Iterator
+
+import torch
+from torch import Tensor
+
+ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"
+END = ";"  # closes a document; also what padding is made of (a mask hides it)
+TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
+VARIABLES = "abcdefghijklmnopqrstuvwxyz"
+
+
+def encode(text: str) -> list[int]:
+    """Text to token ids. Raises KeyError on a character outside the alphabet."""
+    return [TOKEN_ID[character] for character in text]
+
+
+def decode(token_ids) -> str:
+    """Token ids (any iterable of integers) to text; the inverse of ``encode``."""
+    return "".join(ALPHABET[int(token_id)] for token_id in token_ids)
+
+
+def random_source(purpose: str, seed: int) -> random.Random:
+    """A generator of its own for each purpose ("tune", "validation", "test", ...) and seed.
+
+    The purpose is part of the seed, so draws for different purposes never share a stream.
+    """
+    return random.Random(f"{purpose}/{seed}")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: the model reads ``query`` and must write ``response``."""
+
+    query: str
+    response: str
+    instruction: str  # the target rule in words, to be put before the query; only references see it
+
+
+@dataclass(frozen=True)
+class Score:
+    accuracy: float  # share of correct items
+    exact: bool  # everything right up to this length
+
+
+# ------------------------------------------------------------------------------------ Generation
+
+def combine(operation: str, a: int, b: int, modulus: int) -> int:
+    """One digit of a result: a + b, |a - b| or a * b, modulo ``modulus``."""
+    return {"+": a + b, "-": abs(a - b), "x": a * b}[operation] % modulus
+
+
+def equation_result(rule: str, left: str, right: str) -> str:
+    """Result of two two-digit operands under a rule: operation per digit, then the modulus.
+
+    >>> equation_result("+-9", "44", "47")  # (4 + 4) mod 9, |4 - 7| mod 9
+    '83'
+    """
+    modulus = int(rule[2]) or 10  # the alphabet's digit 0 stands for ten
+    return "".join(str(combine(operation, int(a), int(b), modulus))
+                   for operation, a, b in zip(rule, left, right))
+
+
+def two_digits(rng: random.Random) -> str:
+    return f"{rng.randrange(100):02d}"
+
+
+def geometric(rng: random.Random, mean: float) -> int:
+    """1, 2, 3, ... with the given mean."""
+    count = 1
+    while rng.random() > 1 / mean:
+        count += 1
+    return count
+
+
+class Generation:
+    """Continue a chain of equations; each takes the last operand and the last result.
+
+        query     44@47=83,
+        response  47@83=34,83@34=21,34@21=53,      (length 3)
+
+    [S] The target rule is the paper's: first digit |a1 + b1| mod 9, second |a2 - b2| mod 9. Here it
+    is one of 54 that pre-training shows: an operation of + - x for each digit, modulo 5 ... 10.
+    An equation is correct if its operands are the last operand and result *as written* before it
+    and its result obeys the rule, so one early slip does not condemn everything behind it.
+    ``accuracy`` at length k is that of equation k alone; ``exact`` wants all k right.
+    """
+
+    name = "generation"
+    target_rule = "+-9"
+    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
+    max_length = 99
+    test_lengths = (24,)  # one long answer yields the scores of all its lengths
+    pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
+
+    def chain(self, rng: random.Random, rule: str, count: int) -> list[str]:
+        left, right = two_digits(rng), two_digits(rng)
+        equations = []
+        for _ in range(count):
+            result = equation_result(rule, left, right)
+            equations.append(f"{left}@{right}={result},")
+            left, right = right, result
+        return equations
+
+    def example(self, rng: random.Random, length: int) -> Example:
+        first, *rest = self.chain(rng, self.target_rule, length + 1)
+        return Example(first, "".join(rest), f"G{self.target_rule}:")
+
+    def score(self, example: Example, text: str) -> dict[int, Score]:
+        """Score of the generated ``text`` at every length 1 ... that of the example."""
+        items = [example.query.rstrip(","), *text.split(",")]
+        scores, exact = {}, True
+        for length in range(1, example.response.count(",") + 1):
+            correct = length < len(items) and self.follows(items[length - 1], items[length])
+            exact = exact and correct
+            scores[length] = Score(float(correct), exact)
+        return scores
+
+    def follows(self, previous: str, current: str) -> bool:
+        """Is ``current`` the equation that the target rule puts behind ``previous``?"""
+        before, now = self.pattern.fullmatch(previous), self.pattern.fullmatch(current)
+        if not before or not now or now.groups()[:2] != before.groups()[1:]:
+            return False
+        left, right, result = now.groups()
+        return result == equation_result(self.target_rule, left, right)
+
+    def document(self, rng: random.Random) -> str:
+        """``G+-9:44@47=83,47@83=34,G+-9:83@34=21,;`` - few equations, mostly; 54 rules."""
+        rule = rng.choice("+-x") + rng.choice("+-x") + rng.choice("567890")
+        said, restated = rng.random() < 0.65, rng.random() < 0.4
+        text = f"G{rule}:" if said else ""
+        for equation in self.chain(rng, rule, geometric(rng, mean=4)):
+            again = restated and rng.random() < 0.25
+            text += equation + (f"G{rule}:" if again else "")
+        return text + END
+
+
+# ------------------------------------------------------------------------------------ Repetition
+
+class Repetition:
+    """Repeat an equation n times, then stop.
+
+        query     44@47=83*03>
+        response  44@47=83,44@47=83,44@47=83;      (length 3)
+
+    The rule says *what* is repeated (c: the equation itself, u / d: every digit one up / down) and
+    how often (n + 0, 1 or 2 times), so both the first item and every stop need it.
+    Each of the n items is scored; ``exact`` wants the whole answer, the stop included.
+    """
+
+    name = "repetition"
+    target_rule = "c0"
+    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
+    max_length = 99  # n has two digits
+    test_lengths = (*id_lengths, *ood_lengths)
+    shift = {"c": 0, "u": 1, "d": 9}
+
+    def query_and_response(self, rng: random.Random, rule: str, n: int) -> tuple[str, list[str]]:
+        left, right = two_digits(rng), two_digits(rng)
+        equation = f"{left}@{right}={equation_result('+-9', left, right)}"
+        item = re.sub(r"\d", lambda digit: str((int(digit[0]) + self.shift[rule[0]]) % 10), equation)
+        return f"{equation}*{n:02d}>", [item] * (n + int(rule[1]))
+
+    def example(self, rng: random.Random, length: int) -> Example:
+        query, items = self.query_and_response(rng, self.target_rule, length)
+        return Example(query, ",".join(items) + END, f"R{self.target_rule}:")
+
+    def score(self, example: Example, text: str) -> dict[int, Score]:
+        """Score of the generated ``text`` at the example's own length."""
+        written, stop, _ = text.partition(END)
+        items, truth = written.split(","), example.response.rstrip(END).split(",")
+        correct = sum(item == true for item, true in zip(items, truth))
+        return {len(truth): Score(correct / len(truth), items == truth and stop == END)}
+
+    def document(self, rng: random.Random) -> str:
+        """``Ru1:44@47=83*02>55@58=94,Ru1:55@58=94,55@58=94;`` - counts are evenly covered."""
+        rule = rng.choice("cud") + rng.choice("012")
+        said, restated = rng.random() < 0.65, rng.random() < 0.4
+        query, items = self.query_and_response(rng, rule, rng.randint(1, 20))
+        text = (f"R{rule}:" if said else "") + query + items[0]
+        for item in items[1:]:
+            again = restated and rng.random() < 0.25
+            text += "," + (f"R{rule}:" if again else "") + item
+        return text + END
+
+
+# ------------------------------------------------------------------------------------- Summation
+
+class Summation:
+    """Retrieve two variables from a list and add them.
+
+        query     a=3,k=7,f=1,c=0,z=9?ak=
+        response  10;                              (length 5)
+
+    The rule says what is asked of the two values: + their sum, - their distance, > the larger.
+    The answer is one item of two digits; ``accuracy`` and ``exact`` are the same here.
+    """
+
+    name = "summation"
+    target_rule = "+"
+    id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
+    max_length = 26  # letters
+    test_lengths = (*id_lengths, *ood_lengths)
+
+    def variables(self, rng: random.Random, count: int) -> dict[str, int]:
+        return {name: rng.randrange(10) for name in rng.sample(VARIABLES, count)}
+
+    def question(self, rng: random.Random, rule: str, values: dict[str, int]) -> tuple[str, str]:
+        first, second = rng.sample(sorted(values), 2)
+        a, b = values[first], values[second]
+        answer = {"+": a + b, "-": abs(a - b), ">": max(a, b)}[rule]
+        return f"{first}{second}=", f"{answer:02d}"
+
+    @staticmethod
+    def listing(values: dict[str, int]) -> str:
+        return ",".join(f"{name}={value}" for name, value in values.items()) + "?"
+
+    def example(self, rng: random.Random, length: int) -> Example:
+        values = self.variables(rng, length)
+        asked, answer = self.question(rng, self.target_rule, values)
+        return Example(self.listing(values) + asked, answer + END, f"S{self.target_rule}:")
+
+    def score(self, example: Example, text: str) -> dict[int, Score]:
+        """Score of the generated ``text`` at the example's own length."""
+        correct = text.partition(END)[0] == example.response.rstrip(END)
+        return {example.query.count(",") + 1: Score(float(correct), correct)}
+
+    def document(self, rng: random.Random) -> str:
+        """``S+:a=3,k=7,f=1?ak=10,S+:fk=08;`` - lists of 2 ... 26, and several questions to each."""
+        rule = rng.choice("+->")
+        said, restated = rng.random() < 0.65, rng.random() < 0.4
+        values = self.variables(rng, rng.randint(2, 26))
+        text = (f"S{rule}:" if said else "") + self.listing(values)
+        questions = ("".join(self.question(rng, rule, values)) for _ in range(len(values)))
+        for index, question in enumerate(questions):
+            again = restated and rng.random() < 0.25
+            text += ("," if index else "") + (f"S{rule}:" if again else "") + question
+        return text + END
+
+
+TASKS = {task.name: task for task in (Generation(), Repetition(), Summation())}
+
+
+# ------------------------------------------------------------------------- the pre-training stream
+
+def documents(shares: dict[str, float], rng: random.Random) -> Iterator[str]:
+    """Documents without end; each task gets its share of the *characters*."""
+    written = {name: 0 for name in shares if shares[name] > 0}
+    while True:
+        name = min(written, key=lambda task: written[task] / shares[task])
+        text = TASKS[name].document(rng)
+        written[name] += len(text)
+        yield text
+
+
+def pretraining_batches(shares: dict[str, float], rng: random.Random, rows: int,
+                        context: int) -> Iterator[Tensor]:
+    """Token ids (rows, context + 1), without end: the stream cut into blocks, as in nanoGPT.
+
+    The last token of a block is only a target; the next block starts with it.
+    """
+    source = documents(shares, rng)
+    buffer: list[int] = []
+    while True:
+        while len(buffer) <= rows * context:
+            buffer += encode(next(source))
+        block = torch.tensor(buffer[:rows * context + 1])
+        buffer = buffer[rows * context:]
+        yield block.unfold(0, context + 1, context)
+
+
+def examples(task, lengths, rng: random.Random, count: int) -> list[Example]:
+    """``count`` examples of each length in ``lengths``, in that order."""
+    return [task.example(rng, length) for length in lengths for _ in range(count)]
+
+
+def check_length(task, length: int, context: int) -> None:
+    """Raises ValueError if an example of this length, told in words, does not fit the context."""
+    def needed(n: int) -> int:
+        row = task.example(random_source("layout", 0), n)
+        return len(row.instruction + row.query + row.response)
+
+    if length > task.max_length or needed(length) > context:
+        longest = max(n for n in range(1, task.max_length + 1) if needed(n) <= context)
+        raise ValueError(f"length {length} of {task.name} does not fit: the model's context of "
+                         f"{context} tokens takes 1 to {longest}")
