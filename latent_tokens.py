@@ -34,14 +34,13 @@ of the model, V size of the vocabulary. Left out: sampling at a temperature (dec
 """
 
 from dataclasses import dataclass
-import os
 import re
 
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from model import GPT, KVCache
+from model import GPT, KVCache, save_atomically
 from tasks import TOKEN_ID
 
 COMMA = TOKEN_ID[","]
@@ -270,13 +269,6 @@ class LatentTokens(nn.Module):
                              f"{tuple(latents.vectors.shape)}")
         latents.vectors.data.copy_(vectors)
         return latents
-
-
-def save_atomically(content, path) -> None:
-    """torch.save by way of a neighbour: a crash leaves the old file, never half a new one."""
-    partial = f"{path}.partial"
-    torch.save(content, partial)
-    os.replace(partial, path)
 
 
 # ------------------------------------------------------------------------- training and decoding

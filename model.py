@@ -18,6 +18,7 @@ Left out, on purpose: dropout, biases, weight tying, mixed precision.
 """
 
 from dataclasses import dataclass
+import os
 
 import torch
 from torch import Tensor, nn
@@ -184,6 +185,14 @@ class GPT(nn.Module):
         """Next-token logits (B, T, V) of every slot; arguments as in ``hidden_states``."""
         return self.head(self.hidden_states(inputs, position_ids, valid, cache, weights))
 
+    def configure_optimizers(self, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices inside the blocks, AdamW for embeddings, norms and head."""
+        matrices = [parameter for parameter in self.blocks.parameters() if parameter.ndim == 2]
+        chosen = set(map(id, matrices))
+        others = [parameter for parameter in self.parameters() if id(parameter) not in chosen]
+        return [torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
+                torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
+
     @staticmethod
     def _mask(x: Tensor, valid, cache, weights) -> Tensor | None:
         """(B, 1, T, S), or None where plain causal order says it all (the fused fast path)."""
@@ -194,3 +203,10 @@ class GPT(nn.Module):
         if cache is not None:
             valid = cache.extend_valid(valid)
         return visibility(valid, fed=x.shape[1])
+
+
+def save_atomically(content, path) -> None:
+    """torch.save by way of a neighbour: a crash leaves the old file, never half a new one."""
+    partial = f"{path}.partial"
+    torch.save(content, partial)
+    os.replace(partial, path)

@@ -287,6 +287,18 @@ def pretraining_batches(shares: dict[str, float], rng: random.Random, rows: int,
         yield block.unfold(0, context + 1, context)
 
 
+def show(row: Example, text: str, width: int = 90) -> str:
+    """A generated answer in full, in lines, with ``^`` under its first mistake."""
+    pairs = zip(text.ljust(len(row.response)), row.response)
+    mistake = next((place for place, (wrote, true) in enumerate(pairs) if wrote != true), None)
+    lines = ["without a mistake" if mistake is None else f"first mistake: character {mistake + 1}"]
+    for start in range(0, max(len(text), 1), width):
+        lines.append("    " + text[start:start + width])
+        if mistake is not None and start <= mistake < start + width:
+            lines.append(" " * (4 + mistake - start) + "^")
+    return "\n".join(lines)
+
+
 def examples(task, lengths, rng: random.Random, count: int) -> list[Example]:
     """``count`` examples of each length in ``lengths``, in that order."""
     return [task.example(rng, length) for length in lengths for _ in range(count)]
