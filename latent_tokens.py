@@ -27,7 +27,7 @@ Latents are written [S] and [C]; [C] is the same vector wherever it stands.
     m             Group.m                  latents in a group
     u_1 ... u_m   LatentTokens    (M, D)   the vectors of all groups, one row each
     s_1 ... s_t   token_ids       (B, N)   verbal tokens: query, then response, then padding
-    {s, u}        slot_ids        (B, T)   verbal token ids, and V + j for latent j
+    {s, u}        sources         (B, T)   what each slot holds: n < N for s_n, N + j for u_j
 
 Letters: B rows, N verbal tokens, T slots after insertion, G groups, M latents of all groups, D width
 of the model, V size of the vocabulary. Left out: sampling at a temperature (decoding is greedy).
@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from model import GPT, KVCache, save_atomically
+from model import LOOK_BACK, GPT, KVCache, save_atomically
 from tasks import TOKEN_ID
 
 COMMA = TOKEN_ID[","]
@@ -165,68 +165,66 @@ class VerbalBatch:
 
 @dataclass(frozen=True)
 class AugmentedBatch:
-    """Verbal tokens with latents inserted: what the Transformer sees. All are (B, T) but the last.
+    """Verbal tokens with latents inserted: what the Transformer sees.
 
-    A slot id below V is a verbal token; V + j is latent j.
+    A source n < N is the row's verbal token n; N + j is latent j.
     """
 
-    slot_ids: Tensor
-    position_ids: Tensor
-    valid: Tensor  # False for padding, always on the right
-    read_slots: Tensor  # (B, N): the slot whose output predicts verbal token t; 0 outside responses
+    sources: Tensor  # (B, T)
+    position_ids: Tensor  # (B, T)
+    valid: Tensor  # (B, T), False for padding, always on the right
+    read_slots: Tensor  # (B, N): the slot whose output predicts verbal token n; 0 outside responses
 
 
-def lay_out(token_ids: Tensor, present: Tensor, first_index: Tensor, first_slot: Tensor,
-            placement: Placement, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The slots of N verbal tokens with their latents: slot_ids, position_ids, valid, each (B, T).
+def lay_out(present: Tensor, first_index: Tensor, first_slot: Tensor,
+            placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
+    """The slots of N verbal tokens with their latents: sources, position_ids, valid, each (B, T).
 
-    token_ids: (B, N). present: (B, N, M + 1), bool: which of the M latents stand before a verbal
-    token, and in the last column whether the verbal token itself is there.
-    first_index, first_slot: (B,), verbal tokens and slots that the rows hold already.
+    present: (B, N, M + 1), bool: which of the M latents stand before a verbal token, and in the
+    last column whether the verbal token itself is there (False for padding).
+    first_index, first_slot: (B,), how many verbal tokens and slots the rows hold already.
 
     Every verbal token gets M + 1 cells, [u_1 ... u_M s]. Squeezing out the empty ones, in order, is
     the whole of insertion. All cells of a verbal token carry its position: position sharing.
     """
     B, N, cells = present.shape
-    latent_ids = torch.arange(vocab_size, vocab_size + cells - 1, device=token_ids.device)
-    ids = torch.cat([latent_ids.expand(B, N, -1), token_ids[..., None]], dim=2)  # (B, N, M + 1)
-    index = first_index[:, None] + torch.arange(N, device=token_ids.device)  # (B, N)
-    positions = index[..., None].expand(B, N, cells)
+    index = torch.arange(N, device=present.device)
+    latents = torch.arange(N, N + cells - 1, device=present.device).expand(N, -1)
+    sources = torch.cat([latents, index[:, None]], dim=1).flatten()  # (N * (M + 1),)
+    positions = first_index[:, None] + index.repeat_interleave(cells)  # (B, N * (M + 1))
 
     present = present.flatten(1)  # (B, N * (M + 1))
-    slots = int(present.sum(dim=1).max())  # T
-    order = torch.argsort(~present, dim=1, stable=True)[:, :slots]  # present cells first, in order
-    slot_ids = ids.flatten(1).gather(1, order)
-    position_ids = positions.flatten(1).gather(1, order)
+    T = int(present.sum(dim=1).max())
+    order = torch.argsort(~present, dim=1, stable=True)[:, :T]  # present cells first, in order
     valid = present.gather(1, order)
+    position_ids = positions.gather(1, order)
     if not placement.share_positions:
-        position_ids = first_slot[:, None] + torch.arange(slots, device=token_ids.device)
-    return slot_ids.masked_fill(~valid, PADDING), position_ids.masked_fill(~valid, 0), valid
+        position_ids = first_slot[:, None] + torch.arange(T, device=present.device)
+    return sources[order], position_ids.masked_fill(~valid, 0), valid
 
 
-def augment(batch: VerbalBatch, placement: Placement, vocab_size: int) -> AugmentedBatch:
+def augment(batch: VerbalBatch, placement: Placement) -> AugmentedBatch:
     """Insert the latents of ``placement`` into whole rows, query and response, for training."""
     index, query_lengths = batch.index, batch.query_lengths[:, None]
     there = index < batch.lengths[:, None]  # (B, N)
     due = placement.due(batch.token_ids, index, batch.query_lengths) & there[..., None]
     present = torch.cat([due, there[..., None]], dim=2)  # (B, N, M + 1)
     nothing_before = torch.zeros_like(batch.lengths)
-    slot_ids, position_ids, valid = lay_out(batch.token_ids, present, nothing_before,
-                                            nothing_before, placement, vocab_size)
+    sources, position_ids, valid = lay_out(present, nothing_before, nothing_before, placement)
 
     verbal_slots = present.sum(dim=2).cumsum(dim=1) - 1  # (B, N), where each verbal token went
     waiting = (due & placement.needs_next_token(due.device)).sum(dim=2)  # (B, N)
     end_of_query = verbal_slots - waiting - 1  # last slot fed before a first response token
     after_verbal = F.pad(verbal_slots[:, :-1], (1, 0))  # slot of the verbal token before
     read_slots = torch.where(index == query_lengths, end_of_query, after_verbal)
-    return AugmentedBatch(slot_ids, position_ids, valid,
+    return AugmentedBatch(sources, position_ids, valid,
                           read_slots.masked_fill(~batch.is_response, 0))
 
 
 def count_latents(placement: Placement, query: list[int], response: list[int]) -> int:
     """How many latents ``placement`` inserts into one row, query and response."""
     batch = VerbalBatch.collate([query], [response])
-    return int(augment(batch, placement, 0).valid.sum() - batch.lengths.sum())
+    return int(augment(batch, placement).valid.sum() - batch.lengths.sum())
 
 
 # ------------------------------------------------------------------------------------ the vectors
@@ -245,9 +243,10 @@ class LatentTokens(nn.Module):
         noise = torch.randn(self.vectors.shape, generator=generator).to(self.vectors.device)
         self.vectors.copy_(token_embedding.mean(dim=0) + 0.1 * token_embedding.std(dim=0) * noise)
 
-    def embed(self, slot_ids: Tensor, token_embedding: Tensor) -> Tensor:
-        """Embeddings (B, T, D) of slot ids (B, T): latent j is row V + j of the longer table."""
-        return F.embedding(slot_ids, torch.cat([token_embedding, self.vectors]))
+    def fill(self, sources: Tensor, verbal: Tensor) -> Tensor:
+        """Embeddings (B, T, D) of slots with these sources, from those of verbal tokens (B, N, D)."""
+        table = torch.cat([verbal, self.vectors.expand(len(verbal), -1, -1)], dim=1)  # (B, N+M, D)
+        return table.gather(1, sources[..., None].expand(-1, -1, verbal.shape[2]))
 
     def save(self, path) -> None:
         """Write placement and vectors to ``path``, atomically."""
@@ -285,10 +284,10 @@ def response_logits(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Te
 
     Outside the responses they mean nothing.
     """
-    table = model.token_embedding.weight
-    rows = augment(batch, latents.placement, vocab_size=len(table))
+    rows = augment(batch, latents.placement)
+    slots = latents.fill(rows.sources, model.embed(batch.token_ids))
     # Padding is on the right, where causal order already hides it from every real slot.
-    hidden = model.hidden_states(latents.embed(rows.slot_ids, table), rows.position_ids)
+    hidden = model.hidden_states(slots, rows.position_ids)
     read = rows.read_slots[..., None].expand(-1, -1, hidden.shape[-1])  # (B, N, D)
     return model.head(hidden.gather(1, read))
 
@@ -302,40 +301,39 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     ``stop_id`` (included) or after ``max_new_tokens``. Positions are not checked against
     model.config.context: rotary embeddings run past it, badly.
     """
-    table = model.token_embedding.weight
-    cache, vocab_size, placement = KVCache(), len(table), latents.placement
-    device = table.device
-
+    device, placement, cache = model.head.weight.device, latents.placement, KVCache()
     # The query, and a stand-in for the first response token. No comma, it lets just those groups
     # stand before it that belong to the query (End, k_m); the stand-in itself is not fed.
     batch = VerbalBatch.collate(queries, [[PADDING]] * len(queries), device)
     in_query = batch.index < batch.query_lengths[:, None]
     due = placement.due(batch.token_ids, batch.index, batch.query_lengths)
     due &= (batch.index < batch.lengths[:, None])[..., None]
-    present = torch.cat([due, in_query[..., None]], dim=2)
-    fed = torch.zeros_like(batch.lengths)  # slots so far, (B,)
-    index = batch.query_lengths  # place of the next verbal token, (B,)
-    token_ids, first_index = batch.token_ids, torch.zeros_like(index)
+    present = torch.cat([due, in_query[..., None]], dim=2)  # (B, N, M + 1)
+    verbal = model.embed(batch.token_ids)  # (B, N, D)
 
+    nothing = [model.config.vocab_size] * LOOK_BACK
+    recent = torch.tensor([(nothing + query)[-LOOK_BACK:] for query in queries], device=device)
+    index = fed = torch.zeros_like(batch.lengths)  # verbal tokens and slots so far, (B,)
     written, finished = [], torch.zeros_like(index, dtype=torch.bool)
     for step in range(max_new_tokens):
-        slot_ids, position_ids, valid = lay_out(token_ids, present, first_index, fed, placement,
-                                                vocab_size)
-        hidden = model.hidden_states(latents.embed(slot_ids, table), position_ids, valid, cache)
-        last = valid.sum(dim=1) - 1  # (B,), the row's newest slot
-        next_ids = model.head(hidden[torch.arange(len(last), device=device), last]).argmax(dim=-1)
+        sources, position_ids, valid = lay_out(present, index, fed, placement)
+        hidden = model.hidden_states(latents.fill(sources, verbal), position_ids, valid, cache)
+        fed, newest = fed + valid.sum(dim=1), (valid.sum(dim=1) - 1)[:, None, None]
+        next_ids = model.head(hidden.take_along_dim(newest, dim=1)).argmax(dim=-1)  # (B, 1)
         written.append(next_ids)
-        finished |= next_ids == (-1 if stop_id is None else stop_id)
+        finished |= next_ids[:, 0] == (-1 if stop_id is None else stop_id)
         if finished.all():
             break
-        fed, first_index = fed + valid.sum(dim=1), index + step
-        token_ids = next_ids[:, None]  # (B, 1)
-        due = placement.due(token_ids, first_index[:, None], batch.query_lengths)
+        index = batch.query_lengths + step
+        due = placement.due(next_ids, index[:, None], batch.query_lengths)  # (B, 1, M)
         if step == 0:
             due &= placement.needs_next_token(device)  # the others were fed with the query
         present = F.pad(due, (0, 1), value=True)
-    return [_until(row, stop_id) for row in torch.stack(written, dim=1).tolist()]
+        recent = torch.cat([recent, next_ids], dim=1)[:, -1 - LOOK_BACK:]
+        verbal = model.embed(recent)[:, -1:]  # (B, 1, D)
+    return [until(row, stop_id) for row in torch.cat(written, dim=1).tolist()]
 
 
-def _until(row: list[int], stop_id: int | None) -> list[int]:
+def until(row: list[int], stop_id: int | None) -> list[int]:
+    """The row up to its first ``stop_id``, included."""
     return row[:row.index(stop_id) + 1] if stop_id in row else row

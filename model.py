@@ -1,4 +1,4 @@
-"""A small GPT in plain PyTorch: the frozen base model that latent tokens steer.
+"""A small GPT in plain PyTorch, and its pre-training: the base model that latent tokens steer.
 
 It is an ordinary decoder-only Transformer (pre-norm, GELU, rotary positions) and it knows nothing
 of latent tokens. Two properties make it usable for them, and both are visible in its signature:
@@ -17,17 +17,27 @@ Letters used for shapes in every file:
 Left out, on purpose: dropout, biases, weight tying, mixed precision.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 import os
+from pathlib import Path
+from typing import Iterator
 
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from tasks import ALPHABET
+
+
+LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    vocab_size: int
+    vocab_size: int = len(ALPHABET)
     context: int = 256  # position ids seen in pre-training: 0 ... context - 1
     layers: int = 4
     heads: int = 4
@@ -145,7 +155,9 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embeddings = nn.ModuleList(  # table i: of the verbal token i places back
+            nn.Embedding(config.vocab_size + 1, config.width, padding_idx=config.vocab_size)
+            for _ in range(1 + LOOK_BACK))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, bias=False)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
@@ -154,11 +166,26 @@ class GPT(nn.Module):
             nn.init.zeros_(block.mlp_out.weight)
         nn.init.zeros_(self.head.weight)  # and the model starts by predicting uniformly
 
+    @property
+    def token_embedding(self) -> Tensor:
+        """(V, D): the tokens themselves, without what stood before them."""
+        return self.embeddings[0].weight[:self.config.vocab_size]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """x_t = E_0[s_t] + E_1[s_t-1] + E_2[s_t-2], (B, N, D), of consecutive verbal tokens (B, N).
+
+        The id V stands for "nothing there" and adds nothing; so does all that is before the first.
+        """
+        N, nothing = token_ids.shape[1], self.config.vocab_size
+        tokens = F.pad(token_ids, (LOOK_BACK, 0), value=nothing)  # (B, 2 + N)
+        return sum(table(tokens[:, LOOK_BACK - back:][:, :N])
+                   for back, table in enumerate(self.embeddings))
+
     def hidden_states(self, inputs: Tensor, position_ids: Tensor, valid: Tensor | None = None,
                       cache: KVCache | None = None, weights: list | None = None) -> Tensor:
         """Run the blocks and the final norm; returns (B, T, D).
 
-        inputs: token ids (B, T), integer, or embeddings (B, T, D), floating point.
+        inputs: embeddings (B, T, D), floating point, or the token ids (B, T) of whole rows.
         position_ids: (B, T), integer. Slots may share an id and ids need not rise.
         valid: (B, T) bool, False for padding, which no other slot attends to; None = all valid.
         cache: slots fed before, seen by all of these; extended in place.
@@ -167,7 +194,7 @@ class GPT(nn.Module):
 
         Raises ValueError if position_ids or valid do not have the shape (B, T) of inputs.
         """
-        x = inputs if inputs.is_floating_point() else self.token_embedding(inputs)  # (B, T, D)
+        x = inputs if inputs.is_floating_point() else self.embed(inputs)  # (B, T, D)
         for name, tensor in (("position_ids", position_ids), ("valid", valid)):
             if tensor is not None and tensor.shape != x.shape[:2]:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, "
@@ -203,6 +230,83 @@ class GPT(nn.Module):
         if cache is not None:
             valid = cache.extend_valid(valid)
         return visibility(valid, fed=x.shape[1])
+
+
+# ------------------------------------------------------------------------------------ pre-training
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    steps: int = 900
+    rows: int = 32  # blocks per step
+    shares: dict[str, float] = field(  # of the tasks in the characters of the text (tasks.py)
+        default_factory=lambda: {"generation": 0.6, "repetition": 0.2, "summation": 0.2})
+    muon_lr: float = 0.02  # for the matrices inside the blocks
+    adam_lr: float = 3e-3  # for embeddings, norms and head
+    warmup: int = 40  # steps
+    decay: float = 0.5  # the last part of the steps, over which the learning rates fall to zero
+    seed: int = 0
+    model: GPTConfig = GPTConfig()
+
+
+def schedule(optimizer: torch.optim.Optimizer, config, done: int = 0) -> LambdaLR:
+    """Learning rates up over ``warmup`` steps, and down to zero over the last ``decay`` part."""
+    return LambdaLR(optimizer, lambda step: min(
+        1.0, (step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps)),
+        last_epoch=done - 1)
+
+
+def pretrain(config: PretrainConfig, batches: Iterator[Tensor], path: Path, device: str) -> GPT:
+    """The frozen base: read from ``path`` if it is finished there, else trained (on) and saved.
+
+    batches: token ids (B, context + 1), B = config.rows, the same at every call. Saves every 50
+    steps, optimisers included, so that a run that was stopped ends up like an unstopped one.
+    Raises ValueError if ``path`` cannot be read or was made with other settings.
+    """
+    torch.manual_seed(config.seed)
+    model = GPT(config.model).to(device)
+    optimizers = model.configure_optimizers(config.muon_lr, config.adam_lr)
+    done = resume(path, config, model, optimizers) if path.exists() else 0
+    schedules = [schedule(optimizer, config, done) for optimizer in optimizers]
+    position_ids = torch.arange(config.model.context, device=device).expand(config.rows, -1)
+    bar = tqdm(range(done, config.steps), initial=done, total=config.steps, desc="pre-training",
+               disable=done == config.steps)
+    batches = islice(batches, done, None)
+    for step in bar:
+        blocks = next(batches).to(device)
+        logits = model(blocks[:, :-1], position_ids)  # (B, context, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
+        loss.backward()
+        for each in (*optimizers, *schedules):
+            each.step()
+        model.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % 50 == 0 or step + 1 == config.steps:
+            save_atomically({"config": asdict(config), "step": step + 1,
+                             "model": model.state_dict(),
+                             "optimizers": [each.state_dict() for each in optimizers]}, path)
+    return model.requires_grad_(False).eval()
+
+
+def resume(path: Path, config: PretrainConfig, model: GPT, optimizers: list) -> int:
+    """Load a checkpoint into model and optimisers; returns the steps it has done."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found = saved["config"]
+    except Exception as error:  # torch.load raises half a dozen types on a damaged file
+        raise ValueError(f"{path} is not a readable base checkpoint: delete it or choose another "
+                         "--out") from error
+    refuse_difference(path, found, asdict(config))
+    for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
+        part.load_state_dict(state)
+    return saved["step"]
+
+
+def refuse_difference(path: Path, found: dict, wanted: dict) -> None:
+    """Raises ValueError that names the first setting in which two configurations differ."""
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            raise ValueError(f"{path} was made with {name} = {found.get(name)}, this run wants "
+                             f"{wanted[name]}: choose another --out or the same settings")
 
 
 def save_atomically(content, path) -> None:

@@ -107,7 +107,7 @@ class Generation:
     name = "generation"
     target_rule = "+-9"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
-    max_length = 99
+    possible_lengths = range(1, 100)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
     pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
 
@@ -169,7 +169,7 @@ class Repetition:
     name = "repetition"
     target_rule = "c0"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
-    max_length = 99  # n has two digits
+    possible_lengths = range(1, 100)  # n has two digits
     test_lengths = (*id_lengths, *ood_lengths)
     shift = {"c": 0, "u": 1, "d": 9}
 
@@ -217,7 +217,7 @@ class Summation:
     name = "summation"
     target_rule = "+"
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
-    max_length = 26  # letters
+    possible_lengths = range(2, 27)  # a sum takes two variables; there are 26 letters
     test_lengths = (*id_lengths, *ood_lengths)
 
     def variables(self, rng: random.Random, count: int) -> dict[str, int]:
@@ -310,7 +310,7 @@ def check_length(task, length: int, context: int) -> None:
         row = task.example(random_source("layout", 0), n)
         return len(row.instruction + row.query + row.response)
 
-    if length > task.max_length or needed(length) > context:
-        longest = max(n for n in range(1, task.max_length + 1) if needed(n) <= context)
+    if length not in task.possible_lengths or needed(length) > context:
+        longest = max(n for n in task.possible_lengths if needed(n) <= context)
         raise ValueError(f"length {length} of {task.name} does not fit: the model's context of "
-                         f"{context} tokens takes 1 to {longest}")
+                         f"{context} tokens takes {task.possible_lengths[0]} to {longest}")

@@ -11,7 +11,7 @@ so a run that was stopped goes on where it stood.
 
 import argparse
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 import json
 import os
 from pathlib import Path
@@ -20,14 +20,12 @@ from statistics import fmean, stdev
 import time
 
 import torch
-import torch.nn.functional as F
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from latent_tokens import (LatentTokens, Placement, VerbalBatch, count_latents, generate,
                            response_loss)
-from model import GPT, GPTConfig, save_atomically
-from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, check_length, decode, encode, examples,
+from model import GPT, GPTConfig, PretrainConfig, pretrain, refuse_difference, schedule
+from tasks import (END, TASKS, TOKEN_ID, Example, check_length, decode, encode, examples,
                    pretraining_batches, random_source, show)
 
 REFERENCES = ("base", "instruction")  # nothing said; the rule said in words before the query
@@ -35,24 +33,10 @@ NO_LATENTS = Placement(())
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    steps: int = 900
-    rows: int = 32  # blocks per step
-    shares: dict[str, float] = field(  # of the characters of the pre-training text
-        default_factory=lambda: {"generation": 0.6, "repetition": 0.2, "summation": 0.2})
-    muon_lr: float = 0.02  # for the matrices inside the blocks
-    adam_lr: float = 3e-3  # for embeddings, norms and head
-    warmup: int = 40  # steps
-    decay: float = 0.5  # the last part of the steps, over which the learning rates fall to zero
-    seed: int = 0
-    model: GPTConfig = GPTConfig(vocab_size=len(ALPHABET))
-
-
-@dataclass(frozen=True)
 class TuneConfig:
-    steps: int = 200
-    rows: int = 64  # examples per step, of in-distribution lengths
-    lrs: tuple[float, ...] = (1.0,)  # each method takes the one with the best validation loss
+    steps: int = 400
+    rows: int = 32  # examples per step, of in-distribution lengths
+    lrs: tuple[float, ...] = (2.0,)  # each method takes the one with the best validation loss
     warmup: int = 10  # steps
     decay: float = 1.0  # as above
     validation_rows: int = 256  # examples, of in-distribution lengths
@@ -61,66 +45,6 @@ class TuneConfig:
 
 FAST_PRETRAIN = {"steps": 20, "warmup": 5}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_rows": 20, "test_rows": 22}
-
-
-def schedule(optimizer, config: PretrainConfig | TuneConfig, done: int = 0) -> LambdaLR:
-    """Learning rates up over ``warmup`` steps, and down to zero over the last ``decay`` part."""
-    return LambdaLR(optimizer, lambda step: min(
-        1.0, (step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps)),
-        last_epoch=done - 1)
-
-
-# ------------------------------------------------------------------------------------ pre-training
-
-def pretrain(config: PretrainConfig, path: Path, device: str) -> GPT:
-    """The frozen base: read from ``path`` if it is finished there, else trained (on) and saved.
-
-    Saves every 50 steps, optimisers included. The text is a function of the seed, so a run that
-    was stopped sees what an unstopped one would have seen. Raises ValueError as ``resume`` does.
-    """
-    torch.manual_seed(config.seed)
-    model = GPT(config.model).to(device)
-    optimizers = model.configure_optimizers(config.muon_lr, config.adam_lr)
-    done = resume(path, config, model, optimizers) if path.exists() else 0
-    schedules = [schedule(optimizer, config, done) for optimizer in optimizers]
-    batches = pretraining_batches(config.shares, random_source("pretrain", config.seed),
-                                  config.rows, config.model.context)
-    for _ in range(done):
-        next(batches)
-    positions = torch.arange(config.model.context, device=device).expand(config.rows, -1)
-    bar = tqdm(range(done, config.steps), initial=done, total=config.steps, desc="pre-training",
-               disable=done == config.steps)
-    for step in bar:
-        blocks = next(batches).to(device)  # (B, context + 1)
-        logits = model(blocks[:, :-1], positions)
-        loss = F.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
-        model.zero_grad()
-        loss.backward()
-        for each in (*optimizers, *schedules):
-            each.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % 50 == 0 or step + 1 == config.steps:
-            save_atomically({"config": asdict(config), "step": step + 1,
-                             "model": model.state_dict(),
-                             "optimizers": [each.state_dict() for each in optimizers]}, path)
-    return model.requires_grad_(False).eval()
-
-
-def resume(path: Path, config: PretrainConfig, model: GPT, optimizers: list) -> int:
-    """Load a checkpoint into model and optimisers; returns the steps it has done.
-
-    Raises ValueError if the file cannot be read or was made with other settings.
-    """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        found = saved["config"]
-    except Exception as error:  # torch.load raises half a dozen types on a damaged file
-        raise ValueError(f"{path} is not a readable base checkpoint: delete it or choose another "
-                         "--out") from error
-    refuse_difference(path, found, asdict(config))
-    for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
-        part.load_state_dict(state)
-    return saved["step"]
 
 
 # ------------------------------------------------------------------------------------------ tuning
@@ -134,9 +58,9 @@ def tune(model: GPT, task, placement: Placement, lr: float, seed: int,
          config: TuneConfig) -> LatentTokens:
     """Latents of ``placement``, trained on in-distribution lengths; ``model`` stays frozen."""
     latents = LatentTokens(placement, model.config.width)
-    latents.initialise(model.token_embedding.weight.cpu(), torch.Generator().manual_seed(seed))
+    latents.initialise(model.token_embedding.cpu(), torch.Generator().manual_seed(seed))
     latents.to(model.head.weight.device)
-    optimizer = torch.optim.AdamW(latents.parameters(), lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.Muon(latents.parameters(), lr=lr, weight_decay=0.0)
     rates = schedule(optimizer, config)
     rng = random_source(f"{task.name}/tune", seed)
     bar = tqdm(range(config.steps), desc=f"tuning {placement}, seed {seed}, lr {lr:g}", leave=False)
@@ -247,14 +171,6 @@ def read_results(path: Path, config: dict) -> dict:
                          "--out") from error
 
 
-def refuse_difference(path: Path, found: dict, wanted: dict) -> None:
-    """Raises ValueError that names the first setting in which two configurations differ."""
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            raise ValueError(f"{path} was made with {name} = {found.get(name)}, this run wants "
-                             f"{wanted[name]}: choose another --out or the same settings")
-
-
 class Run:
     """One folder: ``config.json``, ``base.pt``, ``latents/`` and ``results.json``.
 
@@ -268,11 +184,14 @@ class Run:
             "torch": torch.__version__, "device": device, "machine": platform.machine(),
             "threads": torch.get_num_threads(), "seconds": {}}, "tuning": [], "rows": []}
         (folder / "latents").mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"--out {folder} cannot be written")
         if (folder / "results.json").exists():
             self.results = read_results(folder / "results.json", self.results["config"])
-        self.save()
         started = time.perf_counter()
-        self.model = pretrain(pretraining, folder / "base.pt", device)
+        text = pretraining_batches(pretraining.shares, random_source("pretrain", pretraining.seed),
+                                   pretraining.rows, pretraining.model.context)
+        self.model = pretrain(pretraining, text, folder / "base.pt", device)
         self.done("pre-training", started)
 
     def save(self) -> None:

@@ -39,11 +39,11 @@ def some_batch(rows=slice(None)) -> VerbalBatch:
                                [encode(text) for text in RESPONSES[rows]])
 
 
-def naive_row(placement: Placement, query: list[int], response: list[int]):
+def naive_row(placement: Placement, query: list[int], response: list[int], width: int):
     """The paper's rules read out loud, one token at a time: slots, position ids, read slots."""
     offset, first_vector = 0, {}
     for group in placement.groups:
-        first_vector[group] = V + offset
+        first_vector[group] = width + offset
         offset += group.m
     slots, positions, read = [], [], []
     for t, token in enumerate(query + response):
@@ -65,7 +65,7 @@ def naive_row(placement: Placement, query: list[int], response: list[int]):
         if t == len(query):  # the first one off the last slot of the augmented query
             read.append(len(slots) - 1)
         insert(waiting)
-        slots.append(token)
+        slots.append(t)
         positions.append(t)
     return slots, positions if placement.share_positions else list(range(len(slots))), read
 
@@ -73,10 +73,9 @@ def naive_row(placement: Placement, query: list[int], response: list[int]):
 def test_the_picture_at_the_top_of_latent_tokens():
     """Bug caught: any change of order, positions or targets. The hand-worked example."""
     batch = VerbalBatch.collate([encode("1,2")], [encode("3,4")])
-    rows = augment(batch, Placement.parse("Start_1+Comma_1"), V)
-    S, C = V, V + 1
-    one, two, three, four, comma = encode("1234,")
-    assert rows.slot_ids.tolist() == [[S, one, C, comma, two, three, C, comma, four]]
+    rows = augment(batch, Placement.parse("Start_1+Comma_1"))
+    S, C = 6, 7  # the six verbal tokens 1,23,4 are sources 0 ... 5
+    assert rows.sources.tolist() == [[S, 0, C, 1, 2, 3, C, 4, 5]]
     assert rows.position_ids.tolist() == [[0, 0, 1, 1, 2, 3, 4, 4, 5]]
     assert rows.valid.all()
     assert batch.is_response.tolist() == [[False, False, False, True, True, True]]
@@ -87,9 +86,9 @@ def test_an_end_latent_is_read_for_the_first_response_token():
     """Bug caught: the first target taken from the last verbal token although an End latent follows,
     or from a comma's latents, which decoding has not fed yet."""
     batch = VerbalBatch.collate([encode("1")], [encode(",2")])
-    rows = augment(batch, Placement.parse("End_1+Comma_1"), V)
-    one, comma, two = encode("1,2")
-    assert rows.slot_ids.tolist() == [[one, V, V + 1, comma, two]]
+    rows = augment(batch, Placement.parse("End_1+Comma_1"))
+    E, C = 3, 4
+    assert rows.sources.tolist() == [[0, E, C, 1, 2]]
     assert rows.read_slots.tolist() == [[0, 1, 3]]
 
 
@@ -97,10 +96,10 @@ def test_an_end_latent_is_read_for_the_first_response_token():
 def test_insertion_equals_the_naive_loop(notation):
     """Bug caught: vectorised insertion that goes wrong in ragged batches."""
     placement, batch = Placement.parse(notation), some_batch()
-    rows = augment(batch, placement, V)
+    rows, N = augment(batch, placement), batch.token_ids.shape[1]
     for b, (query, response) in enumerate(zip(QUERIES, RESPONSES)):
-        slots, positions, read = naive_row(placement, encode(query), encode(response))
-        assert rows.slot_ids[b, rows.valid[b]].tolist() == slots
+        slots, positions, read = naive_row(placement, encode(query), encode(response), N)
+        assert rows.sources[b, rows.valid[b]].tolist() == slots
         assert rows.position_ids[b, rows.valid[b]].tolist() == positions
         assert rows.read_slots[b, batch.is_response[b]].tolist() == read
         assert rows.valid[b].sum() == len(slots)
@@ -113,9 +112,9 @@ def test_verbal_positions_do_not_move(notation):
     """Bug caught: position sharing that shifts verbal tokens (it is the point of sharing), or a
     switch (-own) that does nothing."""
     placement, batch = Placement.parse(notation), some_batch()
-    rows = augment(batch, placement, V)
+    rows, N = augment(batch, placement), batch.token_ids.shape[1]
     for b, length in enumerate(batch.lengths):
-        verbal = rows.valid[b] & (rows.slot_ids[b] < V)
+        verbal = rows.valid[b] & (rows.sources[b] < N)
         unmoved = rows.position_ids[b, verbal].tolist() == list(range(length))
         inserted = rows.valid[b].sum() > length
         assert unmoved == (placement.share_positions or not inserted)

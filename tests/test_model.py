@@ -46,9 +46,10 @@ def test_padding_changes_nothing(model):
     token_ids, position_ids = some_input(rows=1, slots=6)
     alone = model(token_ids, position_ids)
     real = torch.tensor([2, 3, 5, 6, 7, 9])  # where the six slots go among twelve
-    padded, positions = torch.full((1, 12), 7), torch.full((1, 12), 3)
+    padded, positions = torch.randn(1, 12, model.config.width), torch.full((1, 12), 3)
     valid = torch.zeros((1, 12), dtype=torch.bool)
-    padded[:, real], positions[:, real], valid[:, real] = token_ids, position_ids, True
+    padded[:, real], positions[:, real] = model.embed(token_ids), position_ids
+    valid[:, real] = True
     torch.testing.assert_close(model(padded, positions, valid)[:, real], alone,
                                rtol=1e-4, atol=1e-4)
 
@@ -57,11 +58,11 @@ def test_padding_changes_nothing(model):
 def test_cached_equals_uncached(model, pieces):
     """Bug caught: a cache that loses, reorders or overwrites slots, or forgets their padding."""
     token_ids, position_ids = some_input()
-    valid = torch.rand(token_ids.shape) > 0.3
+    inputs, valid = model.embed(token_ids), torch.rand(token_ids.shape) > 0.3
     cache, parts = KVCache(), []
-    for part in zip(*(tensor.split(pieces, dim=1) for tensor in (token_ids, position_ids, valid))):
+    for part in zip(*(tensor.split(pieces, dim=1) for tensor in (inputs, position_ids, valid))):
         parts.append(model(*part, cache=cache))
-    torch.testing.assert_close(torch.cat(parts, dim=1), model(token_ids, position_ids, valid),
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(inputs, position_ids, valid),
                                rtol=1e-4, atol=1e-4)
 
 
@@ -73,11 +74,21 @@ def test_only_differences_of_positions_matter(model):
     assert not torch.allclose(model(token_ids, position_ids * 2), before, atol=1e-2)
 
 
+def test_an_embedding_sees_two_tokens_back_and_no_further(model):
+    """Bug caught: tables applied in the wrong order, off by one, or looking ahead."""
+    a, b, c = (table.weight for table in model.embeddings)
+    embedded = model.embed(torch.tensor([[5, 7, 9, 11]]))
+    expected = torch.stack([a[5], a[7] + b[5], a[9] + b[7] + c[5], a[11] + b[9] + c[7]])
+    torch.testing.assert_close(embedded[0], expected)
+    nothing = model.config.vocab_size
+    assert torch.equal(model.embed(torch.tensor([[nothing, nothing, 5, 7]]))[:, 2:],
+                       embedded[:, :2])
+
+
 def test_embeddings_and_token_ids_are_the_same_input(model):
     """Bug caught: latents, which come as embeddings, enter elsewhere than tokens do."""
     token_ids, position_ids = some_input()
-    embedded = model(model.token_embedding(token_ids), position_ids)
-    assert torch.equal(embedded, model(token_ids, position_ids))
+    assert torch.equal(model(model.embed(token_ids), position_ids), model(token_ids, position_ids))
 
 
 def test_wrong_shapes_are_named(model):

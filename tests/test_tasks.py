@@ -1,0 +1,136 @@
+"""Tasks against hand-worked examples; scoring against answers with known mistakes."""
+
+import pytest
+
+from tasks import (ALPHABET, TASKS, Example, check_length, decode, documents, encode,
+                   equation_result, examples, pretraining_batches, random_source, show)
+
+generation, repetition, summation = TASKS.values()
+SHARES = {"generation": 0.5, "repetition": 0.25, "summation": 0.25}
+
+
+def test_the_papers_own_chain():
+    """The chain that the paper prints: 44@47=83,47@83=34,83@34=21. Bug caught: another rule."""
+    assert equation_result("+-9", "44", "47") == "83"
+    assert equation_result("+-9", "47", "83") == "34"
+    assert equation_result("+-9", "83", "34") == "21"
+    assert equation_result("x+0", "44", "47") == "61"  # 4 * 4 mod 10, (4 + 7) mod 10
+    example = Example("44@47=83,", "47@83=34,83@34=21,", "G+-9:")
+    assert all(score.accuracy and score.exact
+               for score in generation.score(example, example.response).values())
+
+
+def test_one_slip_costs_one_equation_but_all_exactness_after_it():
+    """Bug caught: a score against the true chain, in which everything after a slip is wrong, or
+    one that forgives wrong operands."""
+    example = Example("44@47=83,", "47@83=34,83@34=21,34@21=53,21@53=74,", "G+-9:")
+    slipped = "47@83=33,83@33=20,33@20=53,21@53=74,"  # 33 should be 34; then true to what it wrote,
+    scores = generation.score(example, slipped)  # but for the last: its operands are not 20 and 53
+    assert [scores[k].accuracy for k in (1, 2, 3, 4)] == [0, 1, 1, 0]
+    assert [scores[k].exact for k in (1, 2, 3, 4)] == [False] * 4
+    short = generation.score(example, "47@83=34,8")
+    assert [short[k].accuracy for k in (1, 2, 3, 4)] == [1, 0, 0, 0]
+    assert [short[k].exact for k in (1, 2, 3, 4)] == [True, False, False, False]
+
+
+def test_repetition_wants_every_item_and_the_stop():
+    """Bug caught: an answer that never stops, or stops early, called exact."""
+    row = repetition.example(random_source("test", 0), 3)
+    item = row.response.split(",")[0]
+    for text, accuracy, exact in [(row.response, 1.0, True),
+                                  (row.response.replace(";", ","), 1.0, False),
+                                  (row.response.replace(";", "," + item), 1.0, False),
+                                  (item + ";", 1 / 3, False)]:
+        score = repetition.score(row, text)[3]
+        assert (score.accuracy, score.exact) == (pytest.approx(accuracy), exact)
+
+
+def test_summation_adds_what_the_query_asks_for():
+    """Bug caught: a wrong variable, or a sum that is not two digits."""
+    row = summation.example(random_source("test", 0), 7)
+    listing, asked = row.query.split("?")
+    values = dict(item.split("=") for item in listing.split(","))
+    assert len(values) == 7
+    assert row.response == f"{int(values[asked[0]]) + int(values[asked[1]]):02d};"
+    assert summation.score(row, row.response)[7].exact
+    assert not summation.score(row, "99;")[7].exact
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_example_is_whole(task):
+    """Bug caught: examples whose own response fails, that do not fit, or lengths in both splits."""
+    assert not set(task.id_lengths) & set(task.ood_lengths)
+    assert set(task.far_lengths) <= set(task.ood_lengths)
+    for row in examples(task, (*task.id_lengths, *task.ood_lengths), random_source("test", 1), 2):
+        assert all(score.exact for score in task.score(row, row.response).values())
+        assert not any(score.exact for score in task.score(row, "").values())
+        assert decode(encode(row.instruction + row.query + row.response)).endswith(row.response)
+        assert len(row.instruction + row.query + row.response) <= 256
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_target_rule_is_one_of_those_said_in_pretraining(task):
+    """Bug caught: a header that the base has never read, so that the reference means nothing."""
+    said = task.example(random_source("test", 0), task.id_lengths[0]).instruction
+    rng = random_source("pretrain", 0)
+    headers = [task.document(rng)[:len(said)] for _ in range(2000)]
+    assert said in headers
+    assert len(set(headers)) > 3
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_draws_for_different_purposes_differ(task):
+    """Bug caught: tests on what was tuned or validated on."""
+    def draw(purpose, seed):
+        return examples(task, [task.id_lengths[-1]], random_source(purpose, seed), 5)
+
+    assert draw("tune", 0) == draw("tune", 0)
+    distinct = [draw(purpose, seed) for purpose in ("tune", "validation", "test") for seed in (0, 1)]
+    assert all(a != b for i, a in enumerate(distinct) for b in distinct[:i])
+
+
+def test_documents_keep_their_shares():
+    """Bug caught: long documents that crowd the others out."""
+    written = dict.fromkeys("GRS", 0)
+    source = documents(SHARES, random_source("pretrain", 0))
+    for _ in range(3000):
+        text = next(source)
+        kind = "R" if "*" in text else "S" if "?" in text else "G"
+        written[kind] += len(text)
+    total = sum(written.values())
+    assert written["G"] / total == pytest.approx(0.5, abs=0.02)
+    assert written["R"] / total == pytest.approx(0.25, abs=0.02)
+
+
+def test_blocks_continue_one_another():
+    """Bug caught: text lost, or targets shifted, where the stream is cut."""
+    batches = pretraining_batches(SHARES, random_source("pretrain", 3), rows=4, context=32)
+    text = ""
+    for _ in range(3):
+        blocks = next(batches)
+        assert blocks.shape == (4, 33)
+        assert blocks[1:, 0].tolist() == blocks[:-1, -1].tolist()
+        text += "".join(decode(block[:-1]) for block in blocks)
+    source = documents(SHARES, random_source("pretrain", 3))
+    whole = "".join(next(source) for _ in range(60))
+    assert whole.startswith(text)
+    assert set(whole) <= set(ALPHABET)
+
+
+def test_lengths_that_do_not_fit_are_refused():
+    check_length(generation, 24, 256)
+    with pytest.raises(ValueError, match="length 40 of generation does not fit.*1 to 26"):
+        check_length(generation, 40, 256)
+    with pytest.raises(ValueError, match="length 27 of summation does not fit.*2 to 26"):
+        check_length(summation, 27, 256)
+    with pytest.raises(ValueError, match="length 0 of repetition"):
+        check_length(repetition, 0, 256)
+
+
+def test_the_first_mistake_is_marked():
+    """Bug caught: a mark off by one, in the wrong line, or missing where an answer is cut short."""
+    row = Example("44@47=83,", "47@83=34,83@34=21,", "G+-9:")
+    assert show(row, row.response) == "without a mistake\n    47@83=34,83@34=21,"
+    assert show(row, "47@83=34,93@34=21,", width=9) == (
+        "first mistake: character 10\n    47@83=34,\n    93@34=21,\n    ^")
+    assert show(row, "47@") == "first mistake: character 4\n    47@\n       ^"
