@@ -244,7 +244,10 @@ class LatentTokens(nn.Module):
         self.vectors.copy_(token_embedding.mean(dim=0) + 0.1 * token_embedding.std(dim=0) * noise)
 
     def fill(self, sources: Tensor, verbal: Tensor) -> Tensor:
-        """Embeddings (B, T, D) of slots with these sources, from those of verbal tokens (B, N, D)."""
+        """Embeddings (B, T, D) of slots with these sources, from those of verbal tokens (B, N, D).
+
+        A latent is its vector wherever it stands, and a verbal token's embedding sees no latent.
+        """
         table = torch.cat([verbal, self.vectors.expand(len(verbal), -1, -1)], dim=1)  # (B, N+M, D)
         return table.gather(1, sources[..., None].expand(-1, -1, verbal.shape[2]))
 
@@ -299,8 +302,10 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
 
     Rows may differ in length and may need their latents at different moments. A row ends with
     ``stop_id`` (included) or after ``max_new_tokens``. Positions are not checked against
-    model.config.context: rotary embeddings run past it, badly.
+    model.config.context: rotary embeddings run past it, badly. Raises ValueError on an empty query.
     """
+    if not all(queries):
+        raise ValueError("a query needs at least one token to read the first response token off")
     device, placement, cache = model.head.weight.device, latents.placement, KVCache()
     # The query, and a stand-in for the first response token. No comma, it lets just those groups
     # stand before it that belong to the query (End, k_m); the stand-in itself is not fed.

@@ -28,15 +28,16 @@ def test_fast_attention_equals_the_explicit_one(model):
         torch.testing.assert_close(layer.sum(-1), torch.ones(layer.shape[:3]))
 
 
-def test_nothing_leaks_from_later_slots(model):
+@pytest.mark.parametrize("valid", [None, torch.ones(3, 12, dtype=torch.bool)])
+def test_nothing_leaks_from_later_slots(model, valid):
     """Bug caught: causal order taken from position ids, or a mask that is off by one."""
     token_ids, _ = some_input()
     position_ids = torch.randint(0, 12, token_ids.shape)  # ids neither rise nor differ
-    before = model(token_ids, position_ids)
+    before = model(token_ids, position_ids, valid)
     for slot in range(1, token_ids.shape[1]):
         changed = token_ids.clone()
         changed[:, slot:] = (changed[:, slot:] + 1) % 40
-        after = model(changed, position_ids)
+        after = model(changed, position_ids, valid)
         torch.testing.assert_close(after[:, :slot], before[:, :slot], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(after[:, slot], before[:, slot])
 
