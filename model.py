@@ -236,10 +236,10 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    steps: int = 900
-    rows: int = 32  # blocks per step
+    steps: int = 2000
+    rows: int = 16  # blocks per step
     shares: dict[str, float] = field(  # of the tasks in the characters of the text (tasks.py)
-        default_factory=lambda: {"generation": 0.6, "repetition": 0.2, "summation": 0.2})
+        default_factory=lambda: {"generation": 0.45, "repetition": 0.25, "summation": 0.3})
     muon_lr: float = 0.02  # for the matrices inside the blocks
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps

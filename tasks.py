@@ -156,45 +156,47 @@ class Generation:
 # ------------------------------------------------------------------------------------ Repetition
 
 class Repetition:
-    """Repeat an equation n times, then stop.
+    """Write the items that an equation and a count call for, then stop.
 
-        query     44@47=83*03>
-        response  44@47=83,44@47=83,44@47=83;      (length 3)
+        query     4@7=2*03>
+        response  01:5@8=3,02:5@8=3,03:5@8=3,04:5@8=3;      (length 3)
 
-    The rule says *what* is repeated (c: the equation itself, u / d: every digit one up / down) and
-    how often (n + 0, 1 or 2 times), so both the first item and every stop need it.
-    Each of the n items is scored; ``exact`` wants the whole answer, the stop included.
+    A rule says *what* is repeated (c: the equation itself; u, d: with every digit one up, down) and
+    *how often* (0: n times, 1: n + 1 times), so the first item and every stop need it. Told
+    nothing, the base repeats the equation itself; the target rule is u1, above.
+    Each item that the rule wants is scored; ``exact`` wants the whole answer, its stop included.
     """
 
     name = "repetition"
-    target_rule = "c0"
+    target_rule = "u1"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
-    possible_lengths = range(1, 100)  # n has two digits
+    possible_lengths = range(1, 99)  # counts have two digits
     test_lengths = (*id_lengths, *ood_lengths)
-    shift = {"c": 0, "u": 1, "d": 9}
+    shift = {"c": 0, "u": 1, "d": -1}
 
-    def query_and_response(self, rng: random.Random, rule: str, n: int) -> tuple[str, list[str]]:
-        left, right = two_digits(rng), two_digits(rng)
-        equation = f"{left}@{right}={equation_result('+-9', left, right)}"
-        item = re.sub(r"\d", lambda digit: str((int(digit[0]) + self.shift[rule[0]]) % 10), equation)
-        return f"{equation}*{n:02d}>", [item] * (n + int(rule[1]))
+    def query_and_items(self, rng: random.Random, rule: str, n: int) -> tuple[str, list[str]]:
+        a, b = rng.randrange(10), rng.randrange(10)
+        digits = [a, b, (a + b) % 9]
+        left, right, result = ((digit + self.shift[rule[0]]) % 10 for digit in digits)
+        return (f"{a}@{b}={digits[2]}*{n:02d}>",
+                [f"{i:02d}:{left}@{right}={result}" for i in range(1, n + int(rule[1]) + 1)])
 
     def example(self, rng: random.Random, length: int) -> Example:
-        query, items = self.query_and_response(rng, self.target_rule, length)
+        query, items = self.query_and_items(rng, self.target_rule, length)
         return Example(query, ",".join(items) + END, f"R{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at the example's own length."""
-        written, stop, _ = text.partition(END)
-        items, truth = written.split(","), example.response.rstrip(END).split(",")
-        correct = sum(item == true for item, true in zip(items, truth))
-        return {len(truth): Score(correct / len(truth), items == truth and stop == END)}
+        written, truth = text.rstrip(END).split(","), example.response.rstrip(END).split(",")
+        correct = sum(item == true for item, true in zip(written, truth))
+        length = int(example.query[-3:-1])
+        return {length: Score(correct / len(truth), text == example.response)}
 
     def document(self, rng: random.Random) -> str:
-        """``Ru1:44@47=83*02>55@58=94,Ru1:55@58=94,55@58=94;`` - counts are evenly covered."""
-        rule = rng.choice("cud") + rng.choice("012")
+        """``Ru1:4@7=2*02>01:5@8=3,Ru1:02:5@8=3,03:5@8=3;`` - counts 1 ... 22, evenly."""
+        rule = rng.choice("cud") + rng.choice("01")
         said, restated = rng.random() < 0.65, rng.random() < 0.4
-        query, items = self.query_and_response(rng, rule, rng.randint(1, 20))
+        query, items = self.query_and_items(rng, rule, rng.randint(1, 22))
         text = (f"R{rule}:" if said else "") + query + items[0]
         for item in items[1:]:
             again = restated and rng.random() < 0.25
@@ -208,9 +210,9 @@ class Summation:
     """Retrieve two variables from a list and add them.
 
         query     a=3,k=7,f=1,c=0,z=9?ak=
-        response  10;                              (length 5)
+        response  10                              (length 5)
 
-    The rule says what is asked of the two values: + their sum, - their distance, > the larger.
+    A rule says what is asked of the two values: + their sum, - their distance.
     The answer is one item of two digits; ``accuracy`` and ``exact`` are the same here.
     """
 
@@ -226,34 +228,41 @@ class Summation:
     def question(self, rng: random.Random, rule: str, values: dict[str, int]) -> tuple[str, str]:
         first, second = rng.sample(sorted(values), 2)
         a, b = values[first], values[second]
-        answer = {"+": a + b, "-": abs(a - b), ">": max(a, b)}[rule]
+        answer = {"+": a + b, "-": abs(a - b)}[rule]
         return f"{first}{second}=", f"{answer:02d}"
-
-    @staticmethod
-    def listing(values: dict[str, int]) -> str:
-        return ",".join(f"{name}={value}" for name, value in values.items()) + "?"
 
     def example(self, rng: random.Random, length: int) -> Example:
         values = self.variables(rng, length)
         asked, answer = self.question(rng, self.target_rule, values)
-        return Example(self.listing(values) + asked, answer + END, f"S{self.target_rule}:")
+        return Example(f"{listing(values)}?{asked}", answer, f"S{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at the example's own length."""
-        correct = text.partition(END)[0] == example.response.rstrip(END)
+        correct = text == example.response
         return {example.query.count(",") + 1: Score(float(correct), correct)}
 
     def document(self, rng: random.Random) -> str:
-        """``S+:a=3,k=7,f=1?ak=10,S+:fk=08;`` - lists of 2 ... 26, and several questions to each."""
-        rule = rng.choice("+->")
+        """``S+:a=3,k=7,f=1?ak=10,k=7,S+:fk=08;`` - lists of 2 ... 26, short ones more often.
+
+        Half of what is asked is plain look-up (``k=7``): retrieval is learned there first.
+        """
+        rule = rng.choice("+-")
         said, restated = rng.random() < 0.65, rng.random() < 0.4
-        values = self.variables(rng, rng.randint(2, 26))
-        text = (f"S{rule}:" if said else "") + self.listing(values)
-        questions = ("".join(self.question(rng, rule, values)) for _ in range(len(values)))
-        for index, question in enumerate(questions):
+        values = self.variables(rng, min(rng.randint(2, 26), rng.randint(2, 26)))
+        text = (f"S{rule}:" if said else "") + listing(values) + "?"
+        for index in range(len(values) + 6):
             again = restated and rng.random() < 0.25
-            text += ("," if index else "") + (f"S{rule}:" if again else "") + question
+            text += ("," if index else "") + (f"S{rule}:" if again else "")
+            if rng.random() < 0.5:
+                name = rng.choice(sorted(values))
+                text += listing({name: values[name]})
+            else:
+                text += "".join(self.question(rng, rule, values))
         return text + END
+
+
+def listing(values: dict[str, int]) -> str:
+    return ",".join(f"{name}={value}" for name, value in values.items())
 
 
 TASKS = {task.name: task for task in (Generation(), Repetition(), Summation())}

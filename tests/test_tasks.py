@@ -34,15 +34,20 @@ def test_one_slip_costs_one_equation_but_all_exactness_after_it():
 
 
 def test_repetition_wants_every_item_and_the_stop():
-    """Bug caught: an answer that never stops, or stops early, called exact."""
-    row = repetition.example(random_source("test", 0), 3)
-    item = row.response.split(",")[0]
+    """Bug caught: an answer that never stops, or stops early, called exact; a count off by one."""
+    row = Example("4@7=2*03>", "01:5@8=3,02:5@8=3,03:5@8=3,04:5@8=3;", "Ru1:")
     for text, accuracy, exact in [(row.response, 1.0, True),
                                   (row.response.replace(";", ","), 1.0, False),
-                                  (row.response.replace(";", "," + item), 1.0, False),
-                                  (item + ";", 1 / 3, False)]:
+                                  (row.response.replace(";", ",05:5@8=3;"), 1.0, False),
+                                  (row.response.replace("03:5", "03:4"), 0.75, False),
+                                  ("01:5@8=3;", 0.25, False)]:
         score = repetition.score(row, text)[3]
-        assert (score.accuracy, score.exact) == (pytest.approx(accuracy), exact)
+        assert (score.accuracy, score.exact) == (accuracy, exact)
+    drawn = repetition.example(random_source("test", 0), 3)
+    a, b, result = (int(drawn.query[place]) for place in (0, 2, 4))
+    item = f"{(a + 1) % 10}@{(b + 1) % 10}={(result + 1) % 10}"
+    assert result == (a + b) % 9
+    assert drawn.response == f"01:{item},02:{item},03:{item},04:{item};"
 
 
 def test_summation_adds_what_the_query_asks_for():
@@ -51,9 +56,9 @@ def test_summation_adds_what_the_query_asks_for():
     listing, asked = row.query.split("?")
     values = dict(item.split("=") for item in listing.split(","))
     assert len(values) == 7
-    assert row.response == f"{int(values[asked[0]]) + int(values[asked[1]]):02d};"
+    assert row.response == f"{int(values[asked[0]]) + int(values[asked[1]]):02d}"
     assert summation.score(row, row.response)[7].exact
-    assert not summation.score(row, "99;")[7].exact
+    assert not summation.score(row, "99")[7].exact
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
