@@ -236,7 +236,7 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    steps: int = 2000
+    steps: int = 1800
     rows: int = 16  # blocks per step
     shares: dict[str, float] = field(  # of the tasks in the characters of the text (tasks.py)
         default_factory=lambda: {"generation": 0.45, "repetition": 0.25, "summation": 0.3})

@@ -34,9 +34,10 @@ NO_LATENTS = Placement(())
 
 @dataclass(frozen=True)
 class TuneConfig:
-    steps: int = 400
+    steps: int = 300
     rows: int = 32  # examples per step, of in-distribution lengths
-    lrs: tuple[float, ...] = (2.0,)  # each method takes the one with the best validation loss
+    lrs: tuple[float, ...] = (1.0, 2.0)  # each tuning takes the one with the best validation loss
+    weight_decay: float = 0.05  # keeps latents about as long as embeddings; long ones fail far OOD
     warmup: int = 10  # steps
     decay: float = 1.0  # as above
     validation_rows: int = 256  # examples, of in-distribution lengths
@@ -60,7 +61,8 @@ def tune(model: GPT, task, placement: Placement, lr: float, seed: int,
     latents = LatentTokens(placement, model.config.width)
     latents.initialise(model.token_embedding.cpu(), torch.Generator().manual_seed(seed))
     latents.to(model.head.weight.device)
-    optimizer = torch.optim.Muon(latents.parameters(), lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.Muon(latents.parameters(), lr=lr,
+                                 weight_decay=config.weight_decay)
     rates = schedule(optimizer, config)
     rng = random_source(f"{task.name}/tune", seed)
     bar = tqdm(range(config.steps), desc=f"tuning {placement}, seed {seed}, lr {lr:g}", leave=False)
@@ -177,9 +179,10 @@ class Run:
     Raises ValueError if it holds a run with other settings, OSError if it cannot be written.
     """
 
-    def __init__(self, folder: Path, pretraining: PretrainConfig, tuning: TuneConfig, device: str):
-        self.folder, self.tuning, self.device = folder, tuning, device
-        config = {"pretrain": asdict(pretraining), "tune": asdict(tuning)}
+    def __init__(self, folder: Path, pretraining: PretrainConfig, tuning: TuneConfig,
+                 lengths: list[int] | None, device: str):
+        self.folder, self.tuning, self.lengths, self.device = folder, tuning, lengths, device
+        config = {"pretrain": asdict(pretraining), "tune": asdict(tuning), "lengths": lengths}
         self.results = {"config": json.loads(json.dumps(config)), "environment": {
             "torch": torch.__version__, "device": device, "machine": platform.machine(),
             "threads": torch.get_num_threads(), "seconds": {}}, "tuning": [], "rows": []}
@@ -201,16 +204,17 @@ class Run:
             os.replace(partial, self.folder / f"{name}.json")
 
     def done(self, stage: str, started: float) -> None:
-        """Save, and print what the stage took when it was done (perhaps in an earlier command)."""
+        """Save, and print what the stage took in the command that finished it."""
         seconds = self.results["environment"]["seconds"]
+        earlier = stage in seconds
         seconds.setdefault(stage, round(time.perf_counter() - started, 1))
         self.save()
-        print(f"{stage}: {seconds[stage]:.0f} s")
+        print(f"{stage}: {seconds[stage]:.0f} s" + (", earlier; reused" if earlier else ""))
 
     def latents_file(self, task, method: str, seed: int) -> Path:
         return self.folder / "latents" / f"{task.name}-{method}-seed{seed}.pt"
 
-    def method(self, task, method: str, seed: int, lengths) -> None:
+    def method(self, task, method: str, seed: int) -> None:
         """Tune (but for references) and test one method with one seed, unless that is done."""
         started = time.perf_counter()
         if not any((row["task"], row["method"], row["seed"]) == (task.name, method, seed)
@@ -223,13 +227,15 @@ class Run:
                 latents.save(self.latents_file(task, method, seed))
                 self.results["tuning"].append(
                     {"task": task.name, "method": method, "seed": seed} | chosen)
-            self.results["rows"] += evaluate(self.model, latents, task, method, seed, lengths,
+            self.results["rows"] += evaluate(self.model, latents, task, method, seed,
+                                             self.lengths or task.test_lengths,
                                              self.tuning.test_rows)
         self.done(f"{task.name}, {method}, seed {seed}", started)
 
-    def report(self, task, methods: list[str], length: int) -> None:
+    def report(self, task, methods: list[str]) -> None:
         """Print the table of a task and, in full, three answers to the first test examples."""
         print("\n" + table([row for row in self.results["rows"] if row["task"] == task.name]))
+        length = max(self.lengths or task.test_lengths)
         rows = examples(task, [length], random_source(f"{task.name}/test", 0), 3)
         for method, row in [(method, row) for row in rows for method in methods][:3]:
             latents = LatentTokens.load(self.latents_file(task, method, 0), self.model.config.width)
@@ -261,8 +267,8 @@ def make_parser() -> Parser:
     add("--steps", type=int, default=TuneConfig.steps, metavar="N",
         help="steps of tuning; default: %(default)s")
     add("--lr", type=float, nargs="+", default=TuneConfig.lrs, metavar="X",
-        help="learning rate of tuning; of several, each method takes that with the lowest "
-             "validation loss; default: " + " ".join(map(str, TuneConfig.lrs)))
+        help="learning rates of tuning: each is tried, the one with the lowest validation loss "
+             "kept; default: " + " ".join(map(str, TuneConfig.lrs)))
     add("--pretrain-steps", type=int, default=PretrainConfig.steps, metavar="N",
         help="steps of pre-training; default: %(default)s")
     add("--pretrain-seed", type=int, default=0, metavar="N", help="seed of the base; default: 0")
@@ -311,15 +317,17 @@ def run(args: argparse.Namespace) -> None:
     if args.fast:
         pretraining = replace(pretraining, **FAST_PRETRAIN)
         tuning = replace(tuning, **FAST_TUNE)
-    work = Run(args.out, pretraining, tuning, args.device)
-    lengths = {task: args.lengths or task.test_lengths for task in args.tasks}
-    print(f"base: {sum(each.numel() for each in work.model.parameters()):,} parameters, frozen")
+    work = Run(args.out, pretraining, tuning, args.lengths, args.device)
+    base = sum(each.numel() for each in work.model.parameters())
+    latents = (f"{name} {Placement.parse(name).total * work.model.config.width:,}"
+               for name in args.methods)
+    print(f"parameters: base {base:,}, frozen; latents, trained: {', '.join(latents)}")
     for task in args.tasks:
         for seed in range(args.seeds):
             for method in (*REFERENCES, *args.methods):
-                work.method(task, method, seed, lengths[task])
+                work.method(task, method, seed)
     for task in args.tasks:
-        work.report(task, args.methods, lengths[task][-1])
+        work.report(task, args.methods)
     print(f"\nwrote {args.out / 'results.json'}"
           + ("; with --fast the numbers mean nothing" if args.fast else ""))
 

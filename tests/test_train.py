@@ -170,10 +170,12 @@ def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
     """Bug caught: seven minutes of pre-training lost to a forgotten --out."""
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    line = refusal(capsys, "--fast", "--lr", "0.5", "--out", str(tmp_path))
-    assert "was made with" in line and "choose another --out" in line
+    for other in (["--lr", "0.5"], ["--lengths", "4"]):
+        line = refusal(capsys, "--fast", "--out", str(tmp_path), *other)
+        assert "was made with" in line and "choose another --out" in line
     (tmp_path / "results.json").rename(tmp_path / "kept")
-    line = refusal(capsys, "--fast", "--pretrain-seed", "5", "--out", str(tmp_path))
+    line = refusal(capsys, "--fast", "--lengths", "3", "7", "--pretrain-seed", "5",
+                   "--out", str(tmp_path))
     assert "base.pt was made with seed = 0, this run wants 5" in line
     (tmp_path / "kept").rename(tmp_path / "results.json")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
@@ -183,7 +185,8 @@ def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
 def test_damaged_files_are_refused(name, tmp_path, capsys):
     run(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
-    assert f"{name} is not a readable" in refusal(capsys, "--fast", "--out", str(tmp_path))
+    assert f"{name} is not a readable" in refusal(
+        capsys, "--fast", "--lengths", "3", "7", "--out", str(tmp_path))
     assert (tmp_path / name).stat().st_size == 100
 
 
