@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import random
 import re
 from typing import Iterator
+import zlib
 
 import torch
 from torch import Tensor
@@ -308,9 +309,23 @@ def show(row: Example, text: str, width: int = 90) -> str:
     return "\n".join(lines)
 
 
-def examples(task, lengths, rng: random.Random, count: int) -> list[Example]:
+def purpose_of(query: str) -> str:
+    """Every query serves one purpose: a tenth is for tests, a tenth for validation."""
+    return {0: "test", 1: "validation"}.get(zlib.crc32(query.encode()) % 10, "tune")
+
+
+def draw(task, length: int, purpose: str, rng: random.Random) -> Example:
+    """An example of this length with a query that serves the purpose and no other."""
+    while True:
+        example = task.example(rng, length)
+        if purpose_of(example.query) == purpose:
+            return example
+
+
+def examples(task, lengths, purpose: str, seed: int, count: int) -> list[Example]:
     """``count`` examples of each length in ``lengths``, in that order."""
-    return [task.example(rng, length) for length in lengths for _ in range(count)]
+    rng = random_source(f"{task.name}/{purpose}", seed)
+    return [draw(task, length, purpose, rng) for length in lengths for _ in range(count)]
 
 
 def check_length(task, length: int, context: int) -> None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from latent_tokens import (LatentTokens, Placement, VerbalBatch, count_latents, generate,
                            response_loss)
 from model import GPT, GPTConfig, PretrainConfig, pretrain, refuse_difference, schedule
-from tasks import (END, TASKS, TOKEN_ID, Example, check_length, decode, encode, examples,
+from tasks import (END, TASKS, TOKEN_ID, Example, check_length, decode, draw, encode, examples,
                    pretraining_batches, random_source, show)
 
 REFERENCES = ("base", "instruction")  # nothing said; the rule said in words before the query
@@ -67,7 +67,7 @@ def tune(model: GPT, task, placement: Placement, lr: float, seed: int,
     rng = random_source(f"{task.name}/tune", seed)
     bar = tqdm(range(config.steps), desc=f"tuning {placement}, seed {seed}, lr {lr:g}", leave=False)
     for _ in bar:
-        rows = [task.example(rng, rng.choice(task.id_lengths)) for _ in range(config.rows)]
+        rows = [draw(task, rng.choice(task.id_lengths), "tune", rng) for _ in range(config.rows)]
         loss = response_loss(model, latents, to_batch(rows, latents.vectors.device))
         optimizer.zero_grad()
         loss.backward()
@@ -80,8 +80,8 @@ def tune(model: GPT, task, placement: Placement, lr: float, seed: int,
 def tune_best(model: GPT, task, placement: Placement, seed: int,
               config: TuneConfig) -> tuple[LatentTokens, dict]:
     """Tune once per learning rate and keep the best by validation loss; also what each gave."""
-    rows = examples(task, task.id_lengths, random_source(f"{task.name}/validation", seed),
-                    config.validation_rows // len(task.id_lengths))
+    rows = examples(task, task.id_lengths, "validation", seed,
+                    max(1, config.validation_rows // len(task.id_lengths)))
     batch = to_batch(rows, model.head.weight.device)
     tuned, losses = {}, {}
     for lr in config.lrs:
@@ -108,8 +108,7 @@ def answers(model: GPT, latents: LatentTokens, rows: list[Example], method: str)
 def evaluate(model: GPT, latents: LatentTokens, task, method: str, seed: int, lengths,
              test_rows: int) -> list[dict]:
     """The rows of ``results.json`` for one method and seed, one per length."""
-    rows = examples(task, lengths, random_source(f"{task.name}/test", seed),
-                    test_rows // len(lengths))
+    rows = examples(task, lengths, "test", seed, max(1, test_rows // len(lengths)))
     scores = defaultdict(list)
     for row, text in zip(rows, answers(model, latents, rows, method)):
         for length, score in task.score(row, text).items():
@@ -236,7 +235,7 @@ class Run:
         """Print the table of a task and, in full, three answers to the first test examples."""
         print("\n" + table([row for row in self.results["rows"] if row["task"] == task.name]))
         length = max(self.lengths or task.test_lengths)
-        rows = examples(task, [length], random_source(f"{task.name}/test", 0), 3)
+        rows = examples(task, [length], "test", 0, 3)
         for method, row in [(method, row) for row in rows for method in methods][:3]:
             latents = LatentTokens.load(self.latents_file(task, method, 0), self.model.config.width)
             text, = answers(self.model, latents.to(self.device), [row], method)
