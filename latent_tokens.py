@@ -29,8 +29,8 @@ Latents are written [S] and [C]; [C] is the same vector wherever it stands.
     s_1 ... s_t   token_ids       (B, N)   verbal tokens: query, then response, then padding
     {s, u}        sources         (B, T)   what each slot holds: n < N for s_n, N + j for u_j
 
-Letters: B rows, N verbal tokens, T slots after insertion, G groups, M latents of all groups, D width
-of the model, V size of the vocabulary. Left out: sampling at a temperature (decoding is greedy).
+Letters: B rows, N verbal tokens, T slots after insertion, M latents of all groups, D width of the
+model, V size of the vocabulary. Left out: sampling at a temperature (decoding is greedy).
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ from model import LOOK_BACK, GPT, KVCache, save_atomically
 from tasks import TOKEN_ID
 
 COMMA = TOKEN_ID[","]
-PADDING = 0  # any id does: padding is never attended to and never scored
+PADDING = 0  # any id but a comma's: padding is never attended to and never scored
 OWN_POSITIONS = "-own"  # suffix of a placement whose latents do not share positions
 NOTATION = ("Start_m, End_m, Comma_m, k_m (m latents after every k verbal tokens) "
             "or sums of them such as Start_1+Comma_1, with whole numbers m, k >= 1, "
@@ -86,8 +86,10 @@ class Group:
 class Placement:
     """Where latents go, in the paper's notation. ``Placement(())`` inserts none.
 
-    Groups due before the same token stand in the order Start, End, k_m, Comma: what is known
-    without the next token comes first, so that decoding can feed it first.
+    k_m counts verbal tokens from the start of the query on, through the response. End_m takes the
+    position id of the first response token. Groups due before the same token stand in the order
+    Start, End, k_m, Comma: what is known without that token comes first, so that decoding can feed
+    it first.
     """
 
     groups: tuple[Group, ...]
@@ -121,8 +123,8 @@ class Placement:
                    for group in self.groups]
         return torch.cat(columns, dim=2) if columns else index.new_zeros(*index.shape, 0, dtype=torch.bool)
 
-    def needs_next_token(self, device=None) -> Tensor:
-        """Which latents wait for the token behind them: (M,), bool."""
+    def waiting(self, device: torch.device) -> Tensor:
+        """Which latents can be fed only once the token behind them is known: (M,), bool."""
         return torch.tensor([group.needs_next_token for group in self.groups
                              for _ in range(group.m)], dtype=torch.bool, device=device)
 
@@ -177,7 +179,7 @@ class AugmentedBatch:
 
 
 def lay_out(present: Tensor, first_index: Tensor, first_slot: Tensor,
-            placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
+            share_positions: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The slots of N verbal tokens with their latents: sources, position_ids, valid, each (B, T).
 
     present: (B, N, M + 1), bool: which of the M latents stand before a verbal token, and in the
@@ -189,16 +191,16 @@ def lay_out(present: Tensor, first_index: Tensor, first_slot: Tensor,
     """
     B, N, cells = present.shape
     index = torch.arange(N, device=present.device)
-    latents = torch.arange(N, N + cells - 1, device=present.device).expand(N, -1)
+    latents = torch.arange(N, N + cells - 1, device=present.device).expand(N, -1)  # (N, M)
     sources = torch.cat([latents, index[:, None]], dim=1).flatten()  # (N * (M + 1),)
     positions = first_index[:, None] + index.repeat_interleave(cells)  # (B, N * (M + 1))
 
     present = present.flatten(1)  # (B, N * (M + 1))
     T = int(present.sum(dim=1).max())
-    order = torch.argsort(~present, dim=1, stable=True)[:, :T]  # present cells first, in order
+    order = torch.argsort(~present, dim=1, stable=True)[:, :T]  # (B, T), present cells, in order
     valid = present.gather(1, order)
     position_ids = positions.gather(1, order)
-    if not placement.share_positions:
+    if not share_positions:
         position_ids = first_slot[:, None] + torch.arange(T, device=present.device)
     return sources[order], position_ids.masked_fill(~valid, 0), valid
 
@@ -210,10 +212,11 @@ def augment(batch: VerbalBatch, placement: Placement) -> AugmentedBatch:
     due = placement.due(batch.token_ids, index, batch.query_lengths) & there[..., None]
     present = torch.cat([due, there[..., None]], dim=2)  # (B, N, M + 1)
     nothing_before = torch.zeros_like(batch.lengths)
-    sources, position_ids, valid = lay_out(present, nothing_before, nothing_before, placement)
+    sources, position_ids, valid = lay_out(present, nothing_before, nothing_before,
+                                           placement.share_positions)
 
     verbal_slots = present.sum(dim=2).cumsum(dim=1) - 1  # (B, N), where each verbal token went
-    waiting = (due & placement.needs_next_token(due.device)).sum(dim=2)  # (B, N)
+    waiting = (due & placement.waiting(due.device)).sum(dim=2)  # (B, N)
     end_of_query = verbal_slots - waiting - 1  # last slot fed before a first response token
     after_verbal = F.pad(verbal_slots[:, :-1], (1, 0))  # slot of the verbal token before
     read_slots = torch.where(index == query_lengths, end_of_query, after_verbal)
@@ -263,8 +266,8 @@ class LatentTokens(nn.Module):
             saved = torch.load(path, map_location="cpu", weights_only=True)
             latents = cls(Placement.parse(saved["placement"]), width)
             vectors = saved["vectors"]
-        except Exception as error:
-            raise ValueError(f"{path} is not a readable file of latent tokens: {error}") from error
+        except Exception as error:  # torch.load raises half a dozen types on a damaged file
+            raise ValueError(f"{path} is not a readable file of latent tokens") from error
         if vectors.shape != latents.vectors.shape:
             raise ValueError(f"{path} holds vectors of shape {tuple(vectors.shape)}; "
                              f"{latents.placement} at width {width} needs "
@@ -288,9 +291,9 @@ def response_logits(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Te
     Outside the responses they mean nothing.
     """
     rows = augment(batch, latents.placement)
-    slots = latents.fill(rows.sources, model.embed(batch.token_ids))
+    slots = latents.fill(rows.sources, model.embed(batch.token_ids))  # (B, T, D)
     # Padding is on the right, where causal order already hides it from every real slot.
-    hidden = model.hidden_states(slots, rows.position_ids)
+    hidden = model.hidden_states(slots, rows.position_ids)  # (B, T, D)
     read = rows.read_slots[..., None].expand(-1, -1, hidden.shape[-1])  # (B, N, D)
     return model.head(hidden.gather(1, read))
 
@@ -321,7 +324,7 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     index = fed = torch.zeros_like(batch.lengths)  # verbal tokens and slots so far, (B,)
     written, finished = [], torch.zeros_like(index, dtype=torch.bool)
     for step in range(max_new_tokens):
-        sources, position_ids, valid = lay_out(present, index, fed, placement)
+        sources, position_ids, valid = lay_out(present, index, fed, placement.share_positions)
         hidden = model.hidden_states(latents.fill(sources, verbal), position_ids, valid, cache)
         fed, newest = fed + valid.sum(dim=1), (valid.sum(dim=1) - 1)[:, None, None]
         next_ids = model.head(hidden.take_along_dim(newest, dim=1)).argmax(dim=-1)  # (B, 1)
@@ -332,8 +335,8 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
         index = batch.query_lengths + step
         due = placement.due(next_ids, index[:, None], batch.query_lengths)  # (B, 1, M)
         if step == 0:
-            due &= placement.needs_next_token(device)  # the others were fed with the query
-        present = F.pad(due, (0, 1), value=True)
+            due &= placement.waiting(device)  # the others were fed with the query
+        present = F.pad(due, (0, 1), value=True)  # (B, 1, M + 1)
         recent = torch.cat([recent, next_ids], dim=1)[:, -1 - LOOK_BACK:]
         verbal = model.embed(recent)[:, -1:]  # (B, 1, D)
     return [until(row, stop_id) for row in torch.cat(written, dim=1).tolist()]

@@ -1,7 +1,8 @@
 """A small GPT in plain PyTorch, and its pre-training: the base model that latent tokens steer.
 
-It is an ordinary decoder-only Transformer (pre-norm, GELU, rotary positions) and it knows nothing
-of latent tokens. Two properties make it usable for them, and both are visible in its signature:
+It is a decoder-only Transformer (pre-norm, GELU, rotary positions) and it knows nothing of latent
+tokens. One thing is out of the ordinary: an input embedding also sees the two verbal tokens before
+its own (``GPT.embed``; the README says why). Two properties make it usable with latents:
 
     * positions are data. ``position_ids`` is an argument and two slots may share one id, which is
       how a latent token takes the position of the verbal token behind it (latent_tokens.py);
@@ -10,9 +11,9 @@ of latent tokens. Two properties make it usable for them, and both are visible i
 Letters used for shapes in every file:
 
     B  rows of the batch          H  heads                   V  size of the vocabulary
-    T  slots fed in this call     K  width of one head       L  layers
-    S  slots visible in all       D  width of the model, H * K
-       (cached + fed)
+    N  verbal tokens              K  width of one head       M  latents (latent_tokens.py)
+    T  slots fed in this call     D  width of the model, H * K
+    S  slots visible in all (cached + fed)
 
 Left out, on purpose: dropout, biases, weight tying, mixed precision.
 """
@@ -131,6 +132,7 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor, rotary, mask, cache, weights) -> Tensor:
+        """x: (B, T, D); rotary: from ``rotary_tables``; the rest as in ``GPT.hidden_states``."""
         x = x + self.attention(self.attention_norm(x), rotary, mask, cache, weights)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
@@ -192,8 +194,11 @@ class GPT(nn.Module):
         weights: a list that receives each layer's attention weights (B, H, T, S), which takes the
             explicit softmax path in place of the fused one.
 
-        Raises ValueError if position_ids or valid do not have the shape (B, T) of inputs.
+        Raises ValueError if position_ids or valid do not have the shape (B, T) of inputs, or if
+        token ids continue a cache: their embeddings need the tokens before, so ``embed`` those too.
         """
+        if cache is not None and cache.length and not inputs.is_floating_point():
+            raise ValueError("token ids cannot continue a cache: pass embeddings, see GPT.embed")
         x = inputs if inputs.is_floating_point() else self.embed(inputs)  # (B, T, D)
         for name, tensor in (("position_ids", position_ids), ("valid", valid)):
             if tensor is not None and tensor.shape != x.shape[:2]:
@@ -289,24 +294,30 @@ def pretrain(config: PretrainConfig, batches: Iterator[Tensor], path: Path, devi
 
 def resume(path: Path, config: PretrainConfig, model: GPT, optimizers: list) -> int:
     """Load a checkpoint into model and optimisers; returns the steps it has done."""
+    unreadable = ValueError(f"{path} is not a readable base checkpoint: delete it or choose "
+                            "another --out")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        found = saved["config"]
+        found = dict(saved["config"])
     except Exception as error:  # torch.load raises half a dozen types on a damaged file
-        raise ValueError(f"{path} is not a readable base checkpoint: delete it or choose another "
-                         "--out") from error
+        raise unreadable from error
     refuse_difference(path, found, asdict(config))
-    for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
-        part.load_state_dict(state)
-    return saved["step"]
+    try:
+        for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
+            part.load_state_dict(state)
+        return saved["step"]
+    except (KeyError, RuntimeError) as error:  # made by another version of this code
+        raise unreadable from error
 
 
-def refuse_difference(path: Path, found: dict, wanted: dict) -> None:
+def refuse_difference(path: Path, found: dict, wanted: dict, section: str = "") -> None:
     """Raises ValueError that names the first setting in which two configurations differ."""
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            raise ValueError(f"{path} was made with {name} = {found.get(name)}, this run wants "
-                             f"{wanted[name]}: choose another --out or the same settings")
+    for name, value in wanted.items():
+        if isinstance(value, dict) and isinstance(found.get(name), dict):
+            refuse_difference(path, found[name], value, f"{section}{name}.")
+        elif found.get(name) != value:
+            raise ValueError(f"{path} was made with {section}{name} = {found.get(name)}, this run "
+                             f"wants {value}: choose another --out or the same settings")
 
 
 def save_atomically(content, path) -> None:

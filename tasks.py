@@ -2,9 +2,10 @@
 
 Everything is text over one small alphabet, a character a token. A task is a *family of rules*
 that documents of the pre-training stream follow, and one *target rule* that latents are tuned to
-elicit. A document may say its rule in words (a header such as ``G+-9:``), and say it again in the
-middle; where it does not, the base can only guess the rule from the items before. Tuning and test
-queries say nothing: bringing the frozen base to follow the target rule is the latents' work.
+elicit. A document may say its rule in words (a header such as ``G+-9:``), at its start, between
+items, or both; where it does not, the base can only guess the rule from the items before. Tuning
+and test queries say nothing: bringing the frozen base to follow the target rule is the latents'
+work. "In distribution" means: of a length that latents are tuned on.
 
     task        hypothesis of the paper              length         in and out of distribution
     Generation  self-prompting over a long answer    equations      1-5, 6-24  (far: 16-24)
@@ -15,6 +16,7 @@ The class of each task shows one whole example and says which characters are sco
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 import random
 import re
 from typing import Iterator
@@ -23,7 +25,7 @@ import zlib
 import torch
 from torch import Tensor
 
-ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"
+ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a letter
 END = ";"  # closes a document; also what padding is made of (a mask hides it)
 TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
 VARIABLES = "abcdefghijklmnopqrstuvwxyz"
@@ -292,17 +294,17 @@ def pretraining_batches(shares: dict[str, float], rng: random.Random, rows: int,
     while True:
         while len(buffer) <= rows * context:
             buffer += encode(next(source))
-        block = torch.tensor(buffer[:rows * context + 1])
+        block = torch.tensor(buffer[:rows * context + 1])  # (rows * context + 1,)
         buffer = buffer[rows * context:]
         yield block.unfold(0, context + 1, context)
 
 
 def show(row: Example, text: str, width: int = 90) -> str:
     """A generated answer in full, in lines, with ``^`` under its first mistake."""
-    pairs = zip(text.ljust(len(row.response)), row.response)
-    mistake = next((place for place, (wrote, true) in enumerate(pairs) if wrote != true), None)
+    pairs = enumerate(zip_longest(text, row.response))
+    mistake = next((place for place, (wrote, true) in pairs if wrote != true), None)
     lines = ["without a mistake" if mistake is None else f"first mistake: character {mistake + 1}"]
-    for start in range(0, max(len(text), 1), width):
+    for start in range(0, max(len(text), (mistake or 0) + 1), width):
         lines.append("    " + text[start:start + width])
         if mistake is not None and start <= mistake < start + width:
             lines.append(" " * (4 + mistake - start) + "^")

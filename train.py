@@ -4,15 +4,16 @@
     python train.py --fast                    the same in under a minute; its numbers mean nothing
     python train.py --methods Comma_2 8_2     two more rows for the table, on the same base
 
-A run lives in one folder (--out) and stands for one set of settings. What it has finished (the
-base, latents, rows of the table) stays there and is reused by the next command with the same --out,
-so a run that was stopped goes on where it stood.
+A run lives in one folder (--out) and stands for one set of settings. What it has finished (steps of
+pre-training, methods tuned and tested) stays there and is reused by the next command with the same
+--out, so a run that was stopped goes on where it stood.
 """
 
 import argparse
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 import json
+from math import inf, isnan
 import os
 from pathlib import Path
 import platform
@@ -39,7 +40,7 @@ class TuneConfig:
     lrs: tuple[float, ...] = (1.0, 2.0)  # each tuning takes the one with the best validation loss
     weight_decay: float = 0.05  # keeps latents about as long as embeddings; long ones fail far OOD
     warmup: int = 10  # steps
-    decay: float = 1.0  # as above
+    decay: float = 1.0  # the last part of the steps, over which the rates fall to zero
     validation_rows: int = 256  # examples, of in-distribution lengths
     test_rows: int = 512  # examples, spread evenly over the test lengths
 
@@ -88,7 +89,7 @@ def tune_best(model: GPT, task, placement: Placement, seed: int,
         tuned[lr] = tune(model, task, placement, lr, seed, config)
         with torch.no_grad():
             losses[lr] = response_loss(model, tuned[lr], batch).item()
-    best = min(losses, key=losses.get)
+    best = min(losses, key=lambda lr: (isnan(losses[lr]), losses[lr]))
     return tuned[best], {"lr": best, "validation_loss": losses}
 
 
@@ -144,8 +145,9 @@ def table(rows: list[dict]) -> str:
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         means = [mean_and_sd(mine, metric, split) for metric, _, split in cells]
-        lines.append(f"| `{method}` | {mine[-1]['trainable_parameters']} | "
-                     f"{mine[-1]['latents_inserted']} | " + " | ".join(means) + " |")
+        inserted = max(row["latents_inserted"] for row in mine)
+        lines.append(f"| `{method}` | {mine[0]['trainable_parameters']} | {inserted} | "
+                     + " | ".join(means) + " |")
     return "\n".join(lines)
 
 
@@ -166,8 +168,8 @@ def read_results(path: Path, config: dict) -> dict:
     try:
         found = json.loads(path.read_text())
         refuse_difference(path, found["config"], config)
-        return found
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return {part: found[part] for part in ("config", "environment", "tuning", "rows")}
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a readable file of results: delete it or choose another "
                          "--out") from error
 
@@ -213,8 +215,8 @@ class Run:
     def latents_file(self, task, method: str, seed: int) -> Path:
         return self.folder / "latents" / f"{task.name}-{method}-seed{seed}.pt"
 
-    def method(self, task, method: str, seed: int) -> None:
-        """Tune (but for references) and test one method with one seed, unless that is done."""
+    def tune_and_test(self, task, method: str, seed: int) -> None:
+        """One method with one seed, unless that is done; references are not tuned."""
         started = time.perf_counter()
         if not any((row["task"], row["method"], row["seed"]) == (task.name, method, seed)
                    for row in self.results["rows"]):
@@ -247,7 +249,7 @@ class Run:
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """One line, and exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def make_parser() -> Parser:
@@ -259,23 +261,19 @@ def make_parser() -> Parser:
         help="Start_m, End_m, Comma_m, k_m (m latents after every k tokens), or sums such as "
              "Start_1+Comma_1; default: Start_4 End_4 Comma_4")
     add("--own-positions", action="store_true",
-        help="switch position sharing off: every latent takes a position id of its own. The "
-             "methods then carry -own behind their names, which --methods takes as well")
+        help="switch position sharing off; -own behind a method's name does it for that one")
     add("--seeds", type=int, default=1, metavar="N",
         help="tune and test with the seeds 0 ... N-1; default: 1")
-    add("--steps", type=int, default=TuneConfig.steps, metavar="N",
-        help="steps of tuning; default: %(default)s")
-    add("--lr", type=float, nargs="+", default=TuneConfig.lrs, metavar="X",
-        help="learning rates of tuning: each is tried, the one with the lowest validation loss "
-             "kept; default: " + " ".join(map(str, TuneConfig.lrs)))
-    add("--pretrain-steps", type=int, default=PretrainConfig.steps, metavar="N",
-        help="steps of pre-training; default: %(default)s")
-    add("--pretrain-seed", type=int, default=0, metavar="N", help="seed of the base; default: 0")
+    add("--steps", type=int, metavar="N", help=f"steps of tuning; default: {TuneConfig.steps}")
+    add("--lr", type=float, nargs="+", metavar="X",
+        help="learning rates of tuning, the best by validation loss is kept; default: 1.0 2.0")
+    add("--pretrain-steps", type=int, metavar="N",
+        help=f"steps of pre-training; default: {PretrainConfig.steps}")
+    add("--pretrain-seed", type=int, metavar="N", help="seed of the base; default: 0")
     add("--lengths", type=int, nargs="+", metavar="N",
         help="lengths of the test examples; default: those of the task")
     add("--device", default="auto", help="cpu, cuda, mps or auto, the default")
-    add("--out", type=Path, metavar="DIR", help="the run's folder; default: runs/default "
-        "(--fast: runs/fast)")
+    add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true",
         help="a real run of everything in under a minute; its numbers mean nothing")
     return parser
@@ -295,12 +293,15 @@ def choose_device(name: str) -> str:
 def check(args: argparse.Namespace) -> None:
     """Resolve and check all arguments before anything is computed. Raises ValueError."""
     for name in ("seeds", "steps", "pretrain_steps"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more")
-    if not all(0 < lr < float("inf") for lr in args.lr):
+    if not all(0 < lr < inf for lr in args.lr or ()):
         raise ValueError("--lr must be above 0")
-    own = "-own" if args.own_positions else ""
-    args.methods = list(dict.fromkeys(str(Placement.parse(name + own)) for name in args.methods))
+    placements = [Placement.parse(name) for name in args.methods]
+    if args.own_positions:
+        placements = [replace(placement, share_positions=False) for placement in placements]
+    args.methods = list(dict.fromkeys(map(str, placements)))
+    args.lengths = sorted(set(args.lengths)) if args.lengths else None
     args.tasks = list(TASKS.values()) if args.task == "all" else [TASKS[args.task]]
     for task in args.tasks:
         for length in args.lengths or task.test_lengths:
@@ -309,13 +310,17 @@ def check(args: argparse.Namespace) -> None:
     args.out = args.out or Path("runs/fast" if args.fast else "runs/default")
 
 
+def configure(kind: type, tiny: dict, **given):
+    """A configuration: its defaults, the tiny ones of --fast over them, and what was given."""
+    return kind(**tiny | {name: value for name, value in given.items() if value is not None})
+
+
 def run(args: argparse.Namespace) -> None:
     """Pre-train, then every task, seed and method, then the reports."""
-    pretraining = PretrainConfig(steps=args.pretrain_steps, seed=args.pretrain_seed)
-    tuning = TuneConfig(steps=args.steps, lrs=tuple(args.lr))
-    if args.fast:
-        pretraining = replace(pretraining, **FAST_PRETRAIN)
-        tuning = replace(tuning, **FAST_TUNE)
+    pretraining = configure(PretrainConfig, FAST_PRETRAIN if args.fast else {},
+                            steps=args.pretrain_steps, seed=args.pretrain_seed)
+    tuning = configure(TuneConfig, FAST_TUNE if args.fast else {},
+                       steps=args.steps, lrs=args.lr and tuple(sorted(set(args.lr))))
     work = Run(args.out, pretraining, tuning, args.lengths, args.device)
     base = sum(each.numel() for each in work.model.parameters())
     latents = (f"{name} {Placement.parse(name).total * work.model.config.width:,}"
@@ -324,7 +329,7 @@ def run(args: argparse.Namespace) -> None:
     for task in args.tasks:
         for seed in range(args.seeds):
             for method in (*REFERENCES, *args.methods):
-                work.method(task, method, seed)
+                work.tune_and_test(task, method, seed)
     for task in args.tasks:
         work.report(task, args.methods)
     print(f"\nwrote {args.out / 'results.json'}"

@@ -122,12 +122,14 @@ def test_verbal_positions_do_not_move(notation):
 
 def test_no_latents_is_the_base_model_bit_for_bit(model):
     """Bug caught: an insertion path that costs the base something even when it inserts nothing."""
-    nothing = LatentTokens(Placement(()), model.config.width)
-    batch = some_batch(slice(0, 1))
-    token_ids = batch.token_ids
-    base = model(token_ids, torch.arange(token_ids.shape[1])[None])
-    logits = response_logits(model, nothing, batch)
-    assert torch.equal(logits[:, 3:], base[:, 2:-1])  # the three response tokens, shifted by one
+    nothing, batch = LatentTokens(Placement(()), model.config.width), some_batch(slice(0, 1))
+    rows, position_ids = augment(batch, nothing.placement), torch.arange(6)[None]
+    slots = nothing.fill(rows.sources, model.embed(batch.token_ids))
+    base = model(batch.token_ids, position_ids)
+    assert torch.equal(rows.position_ids, position_ids)
+    assert torch.equal(model(slots, rows.position_ids), base)
+    assert rows.read_slots.tolist() == [[0, 0, 0, 2, 3, 4]]  # plain next-token prediction
+    torch.testing.assert_close(response_logits(model, nothing, batch)[:, 3:], base[:, 2:-1])
 
     written = encode(QUERIES[1])
     for _ in range(12):
