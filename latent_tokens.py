@@ -63,7 +63,7 @@ class Group:
     def due(self, token_ids: Tensor, index: Tensor, query_lengths: Tensor) -> Tensor:
         """Does this group stand before the verbal token ``token_ids`` at ``index``? (B, N), bool.
 
-        token_ids, index: (B, N), index counting the row's verbal tokens from 0. query_lengths: (B,).
+        token_ids, index: (B, N), index counting verbal tokens from 0. query_lengths: (B,).
         """
         if self.where == "Start":
             return index == 0
@@ -119,9 +119,11 @@ class Placement:
 
     def due(self, token_ids: Tensor, index: Tensor, query_lengths: Tensor) -> Tensor:
         """Which latents stand before each verbal token: (B, N, M), bool, in slot order."""
-        columns = [group.due(token_ids, index, query_lengths)[..., None].expand(-1, -1, group.m)
-                   for group in self.groups]
-        return torch.cat(columns, dim=2) if columns else index.new_zeros(*index.shape, 0, dtype=torch.bool)
+        columns = [index.new_empty(*index.shape, 0, dtype=torch.bool)]  # for no groups at all
+        for group in self.groups:
+            due = group.due(token_ids, index, query_lengths)  # (B, N)
+            columns.append(due[..., None].expand(-1, -1, group.m))  # (B, N, m)
+        return torch.cat(columns, dim=2)
 
     def waiting(self, device: torch.device) -> Tensor:
         """Which latents can be fed only once the token behind them is known: (M,), bool."""

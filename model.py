@@ -111,7 +111,7 @@ def visibility(valid: Tensor, fed: int) -> Tensor:
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T / sqrt(K)) v, written out. Returns the mix (B, H, T, K), weights (B, H, T, S)."""
+    """softmax(q k^T / sqrt(K)) v, written out: the mix (B, H, T, K), and weights (B, H, T, S)."""
     scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (B, H, T, S)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
     return weights @ v, weights

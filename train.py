@@ -130,8 +130,6 @@ def latents_inserted(task, placement: Placement, length: int) -> int:
     return count_latents(placement, encode(row.query), encode(row.response))
 
 
-# ----------------------------------------------------------------------------------------- reports
-
 def table(rows: list[dict]) -> str:
     """The results of one task in Markdown; a cell is the mean over the lengths of its split."""
     task = TASKS[rows[0]["task"]]
