@@ -219,11 +219,12 @@ def test_save_and_load_give_the_same_output(model, tmp_path):
 
 
 def test_files_that_do_not_fit_are_refused(model, tmp_path):
+    """Bug caught: vectors of another width, or another file altogether, loaded in silence."""
     path = tmp_path / "latents.pt"
     some_latents(model, "Comma_2").save(path)
     with pytest.raises(ValueError, match="needs"):
         LatentTokens.load(path, width=32)
-    path.write_text("nonsense")
+    path.write_text("nonsense\nin two lines")
     with pytest.raises(ValueError, match="not a readable file of latent tokens"):
         LatentTokens.load(path, width=16)
 

@@ -92,8 +92,13 @@ def test_embeddings_and_token_ids_are_the_same_input(model):
     assert torch.equal(model(model.embed(token_ids), position_ids), model(token_ids, position_ids))
 
 
-def test_wrong_shapes_are_named(model):
+def test_wrong_inputs_are_named(model):
+    """Bug caught: shapes that broadcast in silence; look-back lost where ids continue a cache."""
     token_ids, position_ids = some_input()
+    cache = KVCache()
+    model(token_ids, position_ids, cache=cache)
+    with pytest.raises(ValueError, match="pass embeddings"):
+        model(token_ids, position_ids, cache=cache)
     with pytest.raises(ValueError, match="position_ids has shape"):
         model(token_ids, position_ids[:, :-1])
     with pytest.raises(ValueError, match="valid has shape"):

@@ -123,6 +123,7 @@ def test_blocks_continue_one_another():
 
 
 def test_lengths_that_do_not_fit_are_refused():
+    """Bug caught: tests at positions that the base has never seen, called out of distribution."""
     check_length(generation, 24, 256)
     with pytest.raises(ValueError, match="length 40 of generation does not fit.*1 to 26"):
         check_length(generation, 40, 256)
@@ -139,3 +140,5 @@ def test_the_first_mistake_is_marked():
     assert show(row, "47@83=34,93@34=21,", width=9) == (
         "first mistake: character 10\n    47@83=34,\n    93@34=21,\n    ^")
     assert show(row, "47@") == "first mistake: character 4\n    47@\n       ^"
+    assert show(row, "47@83=34,", width=9).endswith("34,\n    \n    ^")
+    assert show(row, row.response + ";").startswith("first mistake: character 19\n")

@@ -72,7 +72,7 @@ def test_a_second_run_reuses_everything_and_can_add_to_it(tmp_path):
     first = run(tmp_path)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
     assert run(tmp_path)["rows"] == first["rows"]
-    more = run(tmp_path, "--methods", "8_2", "--own-positions")
+    more = run(tmp_path, "--methods", "8_2", "8_2-own", "--own-positions")
     assert more["rows"][:len(first["rows"])] == first["rows"]
     assert {row["method"] for row in more["rows"][len(first["rows"]):]} == {"8_2-own"}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -155,11 +155,13 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     (["--unknown"], "unrecognized arguments"),
 ])
 def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
+    """Bug caught: a typing error found out after seven minutes of pre-training."""
     assert message in refusal(capsys, "--out", str(tmp_path / "run"), *arguments)
     assert not (tmp_path / "run").exists()
 
 
 def test_paths_that_cannot_be_written_are_refused(tmp_path, capsys):
+    """Bug caught: an --out found unusable only when there is something to save."""
     (tmp_path / "file").write_text("not a folder")
     assert "file" in refusal(capsys, "--fast", "--out", str(tmp_path / "file"))
     assert "file" in refusal(capsys, "--fast", "--out", str(tmp_path / "file" / "run"))
@@ -170,9 +172,11 @@ def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
     """Bug caught: seven minutes of pre-training lost to a forgotten --out."""
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    for other in (["--lr", "0.5"], ["--lengths", "4"]):
-        line = refusal(capsys, "--fast", "--out", str(tmp_path), *other)
-        assert "was made with" in line and "choose another --out" in line
+    for other, named in ((["--lr", "0.5"], "tune.lrs = [1.0, 2.0]"),
+                         (["--steps", "7"], "tune.steps = 2, this run wants 7"),
+                         (["--lengths", "4"], "lengths = [3, 7], this run wants [4]")):
+        line = refusal(capsys, "--fast", "--out", str(tmp_path), "--lengths", "7", "3", *other)
+        assert f"was made with {named}" in line and "choose another --out" in line
     (tmp_path / "results.json").rename(tmp_path / "kept")
     line = refusal(capsys, "--fast", "--lengths", "3", "7", "--pretrain-seed", "5",
                    "--out", str(tmp_path))
@@ -183,6 +187,7 @@ def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["base.pt", "results.json"])
 def test_damaged_files_are_refused(name, tmp_path, capsys):
+    """Bug caught: a damaged file that ends in a traceback, or is overwritten."""
     run(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
     assert f"{name} is not a readable" in refusal(
