@@ -35,7 +35,7 @@ NO_LATENTS = Placement(())
 
 @dataclass(frozen=True)
 class TuneConfig:
-    steps: int = 300
+    steps: int = 400
     rows: int = 32  # examples per step, of in-distribution lengths
     lrs: tuple[float, ...] = (1.0, 2.0)  # each tuning takes the one with the best validation loss
     weight_decay: float = 0.05  # keeps latents about as long as embeddings; long ones fail far OOD
