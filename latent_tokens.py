@@ -89,7 +89,7 @@ class Placement:
     k_m counts verbal tokens from the start of the query on, through the response. End_m takes the
     position id of the first response token. Groups due before the same token stand in the order
     Start, End, k_m, Comma: what is known without that token comes first, so that decoding can feed
-    it first.
+    it first. Sums commute.
     """
 
     groups: tuple[Group, ...]
@@ -109,8 +109,8 @@ class Placement:
         if len(set(places)) < len(places):
             raise ValueError(f"placement {notation!r} names a place twice: add up its m instead")
         rank = {"Start": 0, "End": 1, "Comma": 3}
-        return cls(tuple(sorted(groups, key=lambda group: rank.get(group.where, 2))),
-                   share_positions=terms == notation)
+        groups.sort(key=lambda group: (rank.get(group.where, 2), group.where))
+        return cls(tuple(groups), share_positions=terms == notation)
 
     @property
     def total(self) -> int:

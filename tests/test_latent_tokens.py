@@ -240,6 +240,7 @@ def test_unknown_placements_are_refused(notation):
 def test_placements_are_read_as_sums():
     """Bug caught: groups of one place that would share no vectors, or an order that matters."""
     assert Placement.parse("Comma_1+Start_2") == Placement.parse("Start_2+Comma_1")
+    assert Placement.parse("4_1+3_2") == Placement.parse("3_2+4_1")
     assert str(Placement.parse("Comma_1+8_2+Start_2-own")) == "Start_2+8_2+Comma_1-own"
     assert Placement.parse("Start_2+Comma_1").total == 3
     with pytest.raises(ValueError, match="twice"):
