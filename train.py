@@ -1,6 +1,6 @@
 """Pre-train a small GPT, freeze it, tune nothing but a handful of latent tokens, and compare.
 
-    python train.py                           some ten minutes on two CPU cores
+    python train.py                           some eleven minutes on two CPU cores
     python train.py --fast                    the same in under a minute; its numbers mean nothing
     python train.py --methods Comma_2 8_2     two more rows for the table, on the same base
 
