@@ -302,11 +302,12 @@ def response_logits(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Te
 
 @torch.no_grad()
 def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
-             stop_id: int | None = None) -> list[list[int]]:
+             stop_id: int | None = None, reminder: list[int] = []) -> list[list[int]]:
     """Greedy decoding with a KV cache; returns one list of verbal token ids per query.
 
     Rows may differ in length and may need their latents at different moments. A row ends with
-    ``stop_id`` (included) or after ``max_new_tokens``. Positions are not checked against
+    ``stop_id`` (included) or after ``max_new_tokens``. The verbal tokens of ``reminder``, if any,
+    are put behind every comma that the model writes (what Comma_m does, in words), and returned. Positions are not checked against
     model.config.context: rotary embeddings run past it, badly. Raises ValueError on an empty query.
     """
     if not all(queries):
@@ -325,11 +326,17 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     recent = torch.tensor([(nothing + query)[-LOOK_BACK:] for query in queries], device=device)
     index = fed = torch.zeros_like(batch.lengths)  # verbal tokens and slots so far, (B,)
     written, finished = [], torch.zeros_like(index, dtype=torch.bool)
+    reminders = torch.tensor([*reminder, PADDING], device=device)
+    reminded = torch.full_like(index, len(reminder))  # tokens of the reminder said, (B,)
     for step in range(max_new_tokens):
         sources, position_ids, valid = lay_out(present, index, fed, placement.share_positions)
         hidden = model.hidden_states(latents.fill(sources, verbal), position_ids, valid, cache)
         fed, newest = fed + valid.sum(dim=1), (valid.sum(dim=1) - 1)[:, None, None]
         next_ids = model.head(hidden.take_along_dim(newest, dim=1)).argmax(dim=-1)  # (B, 1)
+        free = reminded == len(reminder)  # rows whose next token is the model's to choose
+        next_ids = torch.where(free[:, None], next_ids, reminders[reminded][:, None])
+        comma = free & (next_ids[:, 0] == COMMA)
+        reminded = (reminded + 1).clamp(max=len(reminder)).masked_fill(comma, 0)
         written.append(next_ids)
         finished |= next_ids[:, 0] == (-1 if stop_id is None else stop_id)
         if finished.all():

@@ -67,7 +67,7 @@ class Score:
 # ------------------------------------------------------------------------------------ Generation
 
 def combine(operation: str, a: int, b: int, modulus: int) -> int:
-    """One digit of a result: a + b, |a - b| or a * b, modulo ``modulus``."""
+    """a + b, |a - b| or a * b, modulo ``modulus``."""
     return {"+": a + b, "-": abs(a - b), "x": a * b}[operation] % modulus
 
 
@@ -112,6 +112,11 @@ class Generation:
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     possible_lengths = range(1, 100)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
+    claim = ("accuracy", "far OOD accuracy", far_lengths)
+    claimed, baselines = ("Comma_4",), ("Start_4", "End_4")
+    methods = (*baselines, *claimed)
+    controls = ("Comma_4-own", "Start_24", "End_24", "Start_100", "End_100", "Comma_4:random",
+                "Comma_4:shuffled", "Comma_4:removed", "full")
     pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
 
     def chain(self, rng: random.Random, rule: str, count: int) -> list[str]:
@@ -159,51 +164,73 @@ class Generation:
 # ------------------------------------------------------------------------------------ Repetition
 
 class Repetition:
-    """Write the items that an equation and a count call for, then stop.
+    """Write the items that an equation and two counts call for, then stop.
 
-        query     4@7=2*03>
-        response  01:5@8=3,02:5@8=3,03:5@8=3,04:5@8=3;      (length 3)
+        query     4@7=2*02-04>
+        response  01:5@8=3,02:5@8=3,03:5@8=3,04:5@8=3;      (length 4)
 
     A rule says *what* is repeated (c: the equation itself; u, d: with every digit one up, down) and
-    *how often* (0: n times, 1: n + 1 times), so the first item and every stop need it. Told
-    nothing, the base repeats the equation itself; the target rule is u1, above.
+    *how often* (1, 2: as the first, second count says). So the instruction is needed twice: for the
+    first item, and again wherever an item's number is one of the counts. Told nothing, a document
+    repeats the equation itself as the first count says (c1); the target rule is u2, above.
     Each item that the rule wants is scored; ``exact`` wants the whole answer, its stop included.
     """
 
     name = "repetition"
-    target_rule = "u1"
+    target_rule = "u2"
+    rules = ("c1", "c2", "u1", "u2", "d1", "d2")
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
     possible_lengths = range(1, 99)  # counts have two digits
     test_lengths = (*id_lengths, *ood_lengths)
+    counts = range(1, 23)  # of the pre-training text, evenly
+    claim = ("exact", "OOD exact", ood_lengths)
+    claimed, baselines = ("Start_1+Comma_1",), ("Start_2", "End_2", "Comma_2")
+    methods = (*baselines, *claimed)
+    controls = ("Start_1+Comma_1-own", "Start_5", "End_5", "Start_20", "End_20",
+                "Start_1+Comma_1:random", "Start_1+Comma_1:shuffled", "Start_1+Comma_1:removed",
+                "full")
     shift = {"c": 0, "u": 1, "d": -1}
 
-    def query_and_items(self, rng: random.Random, rule: str, n: int) -> tuple[str, list[str]]:
+    def query(self, rng: random.Random, first: int, second: int) -> str:
         a, b = rng.randrange(10), rng.randrange(10)
-        digits = [a, b, (a + b) % 9]
-        left, right, result = ((digit + self.shift[rule[0]]) % 10 for digit in digits)
-        return (f"{a}@{b}={digits[2]}*{n:02d}>",
-                [f"{i:02d}:{left}@{right}={result}" for i in range(1, n + int(rule[1]) + 1)])
+        return f"{a}@{b}={(a + b) % 9}*{first:02d}-{second:02d}>"
+
+    def item(self, rule: str, query: str, number: int) -> str:
+        left, right, result = ((int(query[i]) + self.shift[rule[0]]) % 10 for i in (0, 2, 4))
+        return f"{number:02d}:{left}@{right}={result}"
 
     def example(self, rng: random.Random, length: int) -> Example:
-        query, items = self.query_and_items(rng, self.target_rule, length)
+        others = [n for n in self.counts if n <= 2 * length and n != length]
+        query = self.query(rng, rng.choice(others), length)
+        items = [self.item(self.target_rule, query, i) for i in range(1, length + 1)]
         return Example(query, ",".join(items) + END, f"R{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at the example's own length."""
         written, truth = text.rstrip(END).split(","), example.response.rstrip(END).split(",")
         correct = sum(item == true for item, true in zip(written, truth))
-        length = int(example.query[-3:-1])
-        return {length: Score(correct / len(truth), text == example.response)}
+        return {len(truth): Score(correct / len(truth), text == example.response)}
 
     def document(self, rng: random.Random) -> str:
-        """``Ru1:4@7=2*02>01:5@8=3,Ru1:02:5@8=3,03:5@8=3;`` - counts 1 ... 22, evenly."""
-        rule = rng.choice("cud") + rng.choice("01")
-        said, restated = rng.random() < 0.65, rng.random() < 0.4
-        query, items = self.query_and_items(rng, rule, rng.randint(1, 22))
-        text = (f"R{rule}:" if said else "") + query + items[0]
-        for item in items[1:]:
-            again = restated and rng.random() < 0.25
-            text += "," + (f"R{rule}:" if again else "") + item
+        """``Ru2:4@7=2*02-04>01:5@8=3,02:5@8=3,Rd1:...``: a rule holds until another is said.
+
+        Only rules are said whose count lies ahead.
+        """
+        told, rule, number = rng.random() < 0.75, "c1", 1
+        counts = rng.sample(self.counts, 2)
+        query = self.query(rng, *counts)
+        text = ""
+        if told and rng.random() < 0.6:
+            rule = rng.choice(self.rules)
+            text = f"R{rule}:"
+        text += query + self.item(rule, query, number)
+        while number != counts[int(rule[1]) - 1]:
+            text += ","
+            if told and rng.random() < 0.25:
+                rule = rng.choice([r for r in self.rules if counts[int(r[1]) - 1] > number])
+                text += f"R{rule}:"
+            number += 1
+            text += self.item(rule, query, number)
         return text + END
 
 
@@ -215,15 +242,21 @@ class Summation:
         query     a=3,k=7,f=1,c=0,z=9?ak=
         response  10                              (length 5)
 
-    A rule says what is asked of the two values: + their sum, - their distance.
+    A rule says what is asked of the two values: + their sum, - their distance, x their product.
     The answer is one item of two digits; ``accuracy`` and ``exact`` are the same here.
     """
 
     name = "summation"
     target_rule = "+"
+    rules = ("+", "-", "x")
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
     possible_lengths = range(2, 27)  # a sum takes two variables; there are 26 letters
     test_lengths = (*id_lengths, *ood_lengths)
+    claim = ("exact", "OOD exact", ood_lengths)
+    claimed, baselines = ("Comma_2", "4_2", "8_2"), ("Start_2", "End_2")
+    methods = (*baselines, *claimed)
+    controls = ("Comma_2-own", "4_2-own", "Start_22", "End_22", "Start_50", "End_50",
+                "Comma_2:random", "Comma_2:shuffled", "Comma_2:removed", "full")
 
     def variables(self, rng: random.Random, count: int) -> dict[str, int]:
         return {name: rng.randrange(10) for name in rng.sample(VARIABLES, count)}
@@ -231,13 +264,14 @@ class Summation:
     def question(self, rng: random.Random, rule: str, values: dict[str, int]) -> tuple[str, str]:
         first, second = rng.sample(sorted(values), 2)
         a, b = values[first], values[second]
-        answer = {"+": a + b, "-": abs(a - b)}[rule]
+        answer = combine(rule, a, b, modulus=100)
         return f"{first}{second}=", f"{answer:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
         values = self.variables(rng, length)
         asked, answer = self.question(rng, self.target_rule, values)
-        return Example(f"{listing(values)}?{asked}", answer, f"S{self.target_rule}:")
+        listed = ",".join(f"{name}={value}" for name, value in values.items())
+        return Example(f"{listed}?{asked}", answer, f"S{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at the example's own length."""
@@ -245,27 +279,28 @@ class Summation:
         return {example.query.count(",") + 1: Score(float(correct), correct)}
 
     def document(self, rng: random.Random) -> str:
-        """``S+:a=3,k=7,f=1?ak=10,k=7,S+:fk=08;`` - lists of 2 ... 26, short ones more often.
+        """``Sx:a=3,k=7,S+:f=1?ak=10,k=7,S-:fk=06;``: a rule holds until another is said.
 
-        Half of what is asked is plain look-up (``k=7``): retrieval is learned there first.
+        Lists of 2 ... 26, short ones more often; half of what is asked is plain look-up (``k=7``),
+        where retrieval is learned first. Told nothing, one of the three rules holds.
         """
-        rule = rng.choice("+-")
-        said, restated = rng.random() < 0.65, rng.random() < 0.4
+        told, rule = rng.random() < 0.75, rng.choice(self.rules)
         values = self.variables(rng, min(rng.randint(2, 26), rng.randint(2, 26)))
-        text = (f"S{rule}:" if said else "") + listing(values) + "?"
-        for index in range(len(values) + 6):
-            again = restated and rng.random() < 0.25
-            text += ("," if index else "") + (f"S{rule}:" if again else "")
-            if rng.random() < 0.5:
-                name = rng.choice(sorted(values))
-                text += listing({name: values[name]})
+        listed = [f"{name}={value}" for name, value in values.items()]
+        text = ""
+        for index in range(2 * len(listed) + 6):
+            asking = index - len(listed)  # the how-manieth question this is, from 0 on
+            text += "?" if asking == 0 else "," if index else ""
+            if told and rng.random() < (0.25 if index else 0.5):
+                rule = rng.choice(self.rules)
+                text += f"S{rule}:"
+            if asking < 0:
+                text += listed[index]
+            elif rng.random() < 0.5:
+                text += rng.choice(listed)
             else:
                 text += "".join(self.question(rng, rule, values))
         return text + END
-
-
-def listing(values: dict[str, int]) -> str:
-    return ",".join(f"{name}={value}" for name, value in values.items())
 
 
 TASKS = {task.name: task for task in (Generation(), Repetition(), Summation())}

@@ -1,8 +1,11 @@
 """Pre-train a small GPT, freeze it, tune nothing but a handful of latent tokens, and compare.
 
     python train.py                           some eleven minutes on two CPU cores
-    python train.py --fast                    the same in under a minute; its numbers mean nothing
-    python train.py --methods Comma_2 8_2     two more rows for the table, on the same base
+    python train.py --task all --seeds 5      the README's main table
+    python train.py --task all --controls     what the paper's readers ask for, on the same base
+    python train.py --methods Comma_2 8_2     two more rows for the table
+    python train.py --table                   the tables of what is finished, as Markdown
+    python train.py --fast                    a real run in under a minute; its numbers mean nothing
 
 A run lives in one folder (--out) and stands for one set of settings. What it has finished (steps of
 pre-training, methods tuned and tested) stays there and is reused by the next command with the same
@@ -11,7 +14,9 @@ pre-training, methods tuned and tested) stays there and is reused by the next co
 
 import argparse
 from collections import defaultdict
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 import json
 from math import inf, isnan
 import os
@@ -21,6 +26,7 @@ from statistics import fmean, stdev
 import time
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from latent_tokens import (LatentTokens, Placement, VerbalBatch, count_latents, generate,
@@ -29,8 +35,19 @@ from model import GPT, GPTConfig, PretrainConfig, pretrain, refuse_difference, s
 from tasks import (END, TASKS, TOKEN_ID, Example, check_length, decode, draw, encode, examples,
                    pretraining_batches, random_source, show)
 
-REFERENCES = ("base", "instruction")  # nothing said; the rule said in words before the query
+REFERENCES = {  # in place of latents
+    "base": "the frozen base with nothing said",
+    "instruction": "the rule said in words before the query",
+    "reminders": "the same, and again behind every comma: what Comma_m does, in words",
+    "full": "all weights tuned, no latents",
+}
+CONTROLS = {  # of tuned latents, written behind their placement, as in Comma_4:random
+    "random": "untrained vectors of the same lengths",
+    "shuffled": "every vector in the place of the next",
+    "removed": "the last group left out",
+}
 NO_LATENTS = Placement(())
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 95 %, 2 ... 10 seeds
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class TuneConfig:
     steps: int = 400
     rows: int = 32  # examples per step, of in-distribution lengths
     lrs: tuple[float, ...] = (1.0, 2.0)  # each tuning takes the one with the best validation loss
+    full_lrs: tuple[float, ...] = (1e-4, 1e-3)  # the same for all weights ("full")
     weight_decay: float = 0.05  # keeps latents about as long as embeddings; long ones fail far OOD
     warmup: int = 10  # steps
     decay: float = 1.0  # the last part of the steps, over which the rates fall to zero
@@ -56,17 +74,27 @@ def to_batch(rows: list[Example], device) -> VerbalBatch:
                                [encode(row.response) for row in rows], device)
 
 
-def tune(model: GPT, task, placement: Placement, lr: float, seed: int,
-         config: TuneConfig) -> LatentTokens:
-    """Latents of ``placement``, trained on in-distribution lengths; ``model`` stays frozen."""
-    latents = LatentTokens(placement, model.config.width)
-    latents.initialise(model.token_embedding.cpu(), torch.Generator().manual_seed(seed))
-    latents.to(model.head.weight.device)
-    optimizer = torch.optim.Muon(latents.parameters(), lr=lr,
-                                 weight_decay=config.weight_decay)
+def start_of_tuning(base: GPT, method: str, lr: float, seed: int, config: TuneConfig):
+    """What is to be tuned: model, latents, and the optimiser of one or the other."""
+    width, device = base.config.width, base.head.weight.device
+    if method == "full":
+        model = deepcopy(base).requires_grad_(True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+        return model, LatentTokens(NO_LATENTS, width).to(device), optimizer
+    latents = LatentTokens(Placement.parse(method), width)
+    latents.initialise(base.token_embedding.cpu(), torch.Generator().manual_seed(seed))
+    latents.to(device)
+    optimizer = torch.optim.Muon(latents.parameters(), lr=lr, weight_decay=config.weight_decay)
+    return base, latents, optimizer
+
+
+def tune(base: GPT, task, method: str, lr: float, seed: int,
+         config: TuneConfig) -> tuple[GPT, LatentTokens]:
+    """Train the latents of a placement on in-distribution lengths; ``base`` stays as it is."""
+    model, latents, optimizer = start_of_tuning(base, method, lr, seed, config)
     rates = schedule(optimizer, config)
     rng = random_source(f"{task.name}/tune", seed)
-    bar = tqdm(range(config.steps), desc=f"tuning {placement}, seed {seed}, lr {lr:g}", leave=False)
+    bar = tqdm(range(config.steps), desc=f"tuning {method}, seed {seed}, lr {lr:g}", leave=False)
     for _ in bar:
         rows = [draw(task, rng.choice(task.id_lengths), "tune", rng) for _ in range(config.rows)]
         loss = response_loss(model, latents, to_batch(rows, latents.vectors.device))
@@ -75,34 +103,52 @@ def tune(model: GPT, task, placement: Placement, lr: float, seed: int,
         optimizer.step()
         rates.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
-    return latents
+    return model, latents
 
 
-def tune_best(model: GPT, task, placement: Placement, seed: int,
-              config: TuneConfig) -> tuple[LatentTokens, dict]:
+def tune_best(base: GPT, task, method: str, seed: int,
+              config: TuneConfig) -> tuple[GPT, LatentTokens, dict]:
     """Tune once per learning rate and keep the best by validation loss; also what each gave."""
     rows = examples(task, task.id_lengths, "validation", seed,
                     max(1, config.validation_rows // len(task.id_lengths)))
-    batch = to_batch(rows, model.head.weight.device)
+    batch = to_batch(rows, base.head.weight.device)
     tuned, losses = {}, {}
-    for lr in config.lrs:
-        tuned[lr] = tune(model, task, placement, lr, seed, config)
+    for lr in config.full_lrs if method == "full" else config.lrs:
+        tuned[lr] = tune(base, task, method, lr, seed, config)
         with torch.no_grad():
-            losses[lr] = response_loss(model, tuned[lr], batch).item()
+            losses[lr] = response_loss(*tuned[lr], batch).item()
     best = min(losses, key=lambda lr: (isnan(losses[lr]), losses[lr]))
-    return tuned[best], {"lr": best, "validation_loss": losses}
+    return *tuned[best], {"lr": best, "validation_loss": losses}
+
+
+def altered(latents: LatentTokens, control: str, seed: int) -> LatentTokens:
+    """One of CONTROLS, made of tuned latents: are the learned vectors what matters?"""
+    placement, vectors = latents.placement, latents.vectors.detach()
+    if control == "removed":
+        placement = replace(placement, groups=placement.groups[:-1])
+    elif control == "shuffled":
+        vectors = vectors.roll(1, dims=0)
+    else:
+        noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed))
+        vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
+    result = LatentTokens(placement, vectors.shape[1])
+    result.vectors.data.copy_(vectors[:placement.total])
+    return result
 
 
 # -------------------------------------------------------------------------------------- evaluation
 
 def answers(model: GPT, latents: LatentTokens, rows: list[Example], method: str) -> list[str]:
-    """The generated text for each example; "instruction" has the rule said before the query."""
-    texts = []
+    """The generated text for each example; REFERENCES says what is said in words."""
+    texts, instruction = [], rows[0].instruction  # the task's
+    reminder = instruction if method == "reminders" else ""
+    said = instruction if method == "reminders" or method.startswith("instruction") else ""
     for start in tqdm(range(0, len(rows), 128), desc=f"testing {method}", leave=False):
         chunk = rows[start:start + 128]
-        queries = [encode(row.instruction * (method == "instruction") + row.query) for row in chunk]
-        longest = max(len(row.response) for row in chunk)
-        texts += map(decode, generate(model, latents, queries, longest, TOKEN_ID[END]))
+        queries = [encode(said + row.query.replace(",", "," + reminder)) for row in chunk]
+        longest = max(len(row.response.replace(",", "," + reminder)) for row in chunk)
+        written = generate(model, latents, queries, longest, TOKEN_ID[END], encode(reminder))
+        texts += [decode(token_ids).replace(reminder or END + END, "") for token_ids in written]
     return texts
 
 
@@ -114,13 +160,14 @@ def evaluate(model: GPT, latents: LatentTokens, task, method: str, seed: int, le
     for row, text in zip(rows, answers(model, latents, rows, method)):
         for length, score in task.score(row, text).items():
             scores[length].append(score)
+    trained = [each for part in (model, latents) for each in part.parameters() if each.requires_grad]
     return [{
         "task": task.name, "method": method, "seed": seed, "length": length,
         "split": "id" if length in task.id_lengths else "ood",
         "accuracy": fmean(score.accuracy for score in scores[length]),
         "exact": fmean(score.exact for score in scores[length]),
         "latents_inserted": latents_inserted(task, latents.placement, length),
-        "trainable_parameters": latents.vectors.numel(),
+        "trainable_parameters": sum(each.numel() for each in trained),
     } for length in scores]
 
 
@@ -138,38 +185,73 @@ def table(rows: list[dict]) -> str:
     cells = [(metric, name, split) for metric in ("accuracy", "exact")
              for name, split in splits.items() if set(split) & set(lengths)]
     heads = [f"{metric} {name} {split[0]}-{split[-1]}" for metric, name, split in cells]
-    lines = [f"| {task.name} | trained | inserted at {lengths[-1]} | " + " | ".join(heads) + " |",
-             "|---" * (3 + len(heads)) + "|"]
+    lines = [f"| {task.name} | seeds | trained | inserted at {lengths[-1]} | "
+             + " | ".join(heads) + " |", "|---" * (4 + len(heads)) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        means = [mean_and_sd(mine, metric, split) for metric, _, split in cells]
+        means = [by_seed(mine, metric, split) for metric, _, split in cells]
         inserted = max(row["latents_inserted"] for row in mine)
-        lines.append(f"| `{method}` | {mine[0]['trainable_parameters']} | {inserted} | "
-                     + " | ".join(means) + " |")
+        lines.append(f"| `{method}` | {len(means[0])} | {mine[0]['trainable_parameters']} | "
+                     f"{inserted} | " + " | ".join(map(mean_and_sd, means)) + " |")
     return "\n".join(lines)
 
 
-def mean_and_sd(rows: list[dict], metric: str, lengths) -> str:
-    """``0.93 ± 0.02``: the mean over lengths of each seed, then mean and sd over the seeds."""
-    by_seed = defaultdict(list)
+def by_seed(rows: list[dict], metric: str, lengths) -> dict[int, float]:
+    """Each seed's mean over the lengths."""
+    values = defaultdict(list)
     for row in rows:
         if row["length"] in lengths:
-            by_seed[row["seed"]].append(row[metric])
-    means = [fmean(values) for values in by_seed.values()]
-    return f"{fmean(means):.2f}" + (f" ± {stdev(means):.2f}" if len(means) > 1 else "")
+            values[row["seed"]].append(row[metric])
+    return {seed: fmean(values[seed]) for seed in values}
+
+
+def mean_and_sd(means: dict[int, float]) -> str:
+    """``0.93 ± 0.02``, over the seeds."""
+    sd = f" ± {stdev(means.values()):.2f}" if len(means) > 1 else ""
+    return f"{fmean(means.values()):.2f}{sd}"
+
+
+def differences(rows: list[dict]) -> str:
+    """The claim of a task in Markdown: methods against baselines on the same seeds.
+
+    Every seed tunes anew and draws its own test rows, the same for all methods; so an interval
+    over the seeds' differences (Student's t) covers both.
+    """
+    task = TASKS[rows[0]["task"]]
+    metric, name, lengths = task.claim
+    values = {method: by_seed([row for row in rows if row["method"] == method], metric, lengths)
+              for method in task.methods}
+    lines = [f"| {name} {lengths[0]}-{lengths[-1]} | difference | 95 % interval | relative |",
+             "|---|---|---|---|"]
+    for ours, theirs in product(task.claimed, task.baselines):
+        seeds = values[ours].keys() & values[theirs].keys()
+        pairs = [values[ours][seed] - values[theirs][seed] for seed in seeds]
+        if len(pairs) > 1:
+            mean, baseline = fmean(pairs), fmean(values[theirs][seed] for seed in seeds)
+            half = STUDENT[min(len(pairs), 10) - 2] * stdev(pairs) / len(pairs) ** 0.5
+            lines.append(f"| `{ours}` - `{theirs}` | {mean:+.2f} | {mean - half:+.2f} to "
+                         f"{mean + half:+.2f} | {mean / max(baseline, 1e-9):+.0%} |")
+    return "\n".join(lines) if lines[2:] else ""
 
 
 # ----------------------------------------------------------------------------------------- the run
 
-def read_results(path: Path, config: dict) -> dict:
-    """What an earlier command left. Raises ValueError if it is damaged or of other settings."""
+def read_results(path: Path) -> dict:
+    """What an earlier command left. Raises ValueError if it is damaged, OSError if not there."""
     try:
         found = json.loads(path.read_text())
-        refuse_difference(path, found["config"], config)
         return {part: found[part] for part in ("config", "environment", "tuning", "rows")}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a readable file of results: delete it or choose another "
                          "--out") from error
+
+
+def print_tables(results: dict) -> None:
+    """All that is finished, a table for each task, as Markdown."""
+    for task in TASKS:
+        rows = [row for row in results["rows"] if row["task"] == task]
+        if rows:
+            print(f"\n{table(rows)}\n\n{differences(rows)}".rstrip())
 
 
 class Run:
@@ -189,7 +271,9 @@ class Run:
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"--out {folder} cannot be written")
         if (folder / "results.json").exists():
-            self.results = read_results(folder / "results.json", self.results["config"])
+            found = read_results(folder / "results.json")
+            refuse_difference(folder / "results.json", found["config"], self.results["config"])
+            self.results = found
         started = time.perf_counter()
         text = pretraining_batches(pretraining.shares, random_source("pretrain", pretraining.seed),
                                    pretraining.rows, pretraining.model.context)
@@ -214,29 +298,45 @@ class Run:
         return self.folder / "latents" / f"{task.name}-{method}-seed{seed}.pt"
 
     def tune_and_test(self, task, method: str, seed: int) -> None:
-        """One method with one seed, unless that is done; references are not tuned."""
+        """One method with one seed, unless that is done."""
         started = time.perf_counter()
         if not any((row["task"], row["method"], row["seed"]) == (task.name, method, seed)
                    for row in self.results["rows"]):
-            if method in REFERENCES:
-                latents = LatentTokens(NO_LATENTS, self.model.config.width).to(self.device)
-            else:
-                latents, chosen = tune_best(self.model, task, Placement.parse(method), seed,
-                                            self.tuning)
-                latents.save(self.latents_file(task, method, seed))
-                self.results["tuning"].append(
-                    {"task": task.name, "method": method, "seed": seed} | chosen)
-            self.results["rows"] += evaluate(self.model, latents, task, method, seed,
+            model, latents = self.prepare(task, method, seed)
+            self.results["rows"] += evaluate(model, latents, task, method, seed,
                                              self.lengths or task.test_lengths,
                                              self.tuning.test_rows)
+            if method == "full":  # has the model kept its other skills?
+                for other in TASKS.values():
+                    if other is not task:
+                        self.results["rows"] += evaluate(
+                            model, latents, other, f"instruction, after full on {task.name}", seed,
+                            other.test_lengths, self.tuning.test_rows)
         self.done(f"{task.name}, {method}, seed {seed}", started)
 
+    def prepare(self, task, method: str, seed: int) -> tuple[GPT, LatentTokens]:
+        """The model and the latents that a method is tested with, tuned here where it has to be."""
+        placement, _, control = method.partition(":")
+        if control:
+            file = self.latents_file(task, placement, seed)
+            if not file.exists():
+                self.tune_and_test(task, placement, seed)
+            latents = LatentTokens.load(file, self.model.config.width)
+            return self.model, altered(latents, control, seed).to(self.device)
+        if method in REFERENCES and method != "full":
+            return self.model, LatentTokens(NO_LATENTS, self.model.config.width).to(self.device)
+        model, latents, chosen = tune_best(self.model, task, method, seed, self.tuning)
+        self.results["tuning"].append({"task": task.name, "method": method, "seed": seed} | chosen)
+        if method != "full":
+            latents.save(self.latents_file(task, method, seed))
+        return model, latents
+
     def report(self, task, methods: list[str]) -> None:
-        """Print the table of a task and, in full, three answers to the first test examples."""
-        print("\n" + table([row for row in self.results["rows"] if row["task"] == task.name]))
+        """Print, in full, three answers to the first test examples."""
         length = max(self.lengths or task.test_lengths)
         rows = examples(task, [length], "test", 0, 3)
-        for method, row in [(method, row) for row in rows for method in methods][:3]:
+        tuned = [method for method in methods if self.latents_file(task, method, 0).exists()]
+        for method, row in [(method, row) for row in rows for method in tuned[-3:]][:3]:
             latents = LatentTokens.load(self.latents_file(task, method, 0), self.model.config.width)
             text, = answers(self.model, latents.to(self.device), [row], method)
             print(f"\n{method} on {row.query}", show(row, text))
@@ -255,9 +355,11 @@ def make_parser() -> Parser:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
-    add("--methods", nargs="+", metavar="M", default=["Start_4", "End_4", "Comma_4"],
+    add("--methods", nargs="+", metavar="M",
         help="Start_m, End_m, Comma_m, k_m (m latents after every k tokens), or sums such as "
-             "Start_1+Comma_1; default: Start_4 End_4 Comma_4")
+             "Start_1+Comma_1; one of these with a control of its latents behind it, as in "
+             f"Comma_4:random ({', '.join(CONTROLS)}); full; default: those of the task")
+    add("--controls", action="store_true", help="also the controls of the task")
     add("--own-positions", action="store_true",
         help="switch position sharing off; -own behind a method's name does it for that one")
     add("--seeds", type=int, default=1, metavar="N",
@@ -270,22 +372,37 @@ def make_parser() -> Parser:
     add("--pretrain-seed", type=int, metavar="N", help="seed of the base; default: 0")
     add("--lengths", type=int, nargs="+", metavar="N",
         help="lengths of the test examples; default: those of the task")
-    add("--device", default="auto", help="cpu, cuda, mps or auto, the default")
+    devices = [device for device, there in (("cuda", torch.cuda.is_available()),
+                                            ("mps", torch.backends.mps.is_available()),
+                                            ("cpu", True)) if there]
+    add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
+    add("--table", action="store_true",
+        help="print the tables of what is finished in --out, as Markdown, and do nothing else")
     add("--fast", action="store_true",
         help="a real run of everything in under a minute; its numbers mean nothing")
     return parser
 
 
-def choose_device(name: str) -> str:
-    """Raises ValueError if the device is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-             "cpu": True}
-    valid = [device for device in there if there[device]]
-    if name not in ("auto", *valid):
-        raise ValueError(f"--device {name} is not available here; choose from: auto, "
-                         + ", ".join(valid))
-    return valid[0] if name == "auto" else name
+def canonical(method: str, own_positions: bool) -> str:
+    """A method's one name. Raises ValueError on an unknown one."""
+    if method in REFERENCES:
+        return method
+    notation, colon, control = method.partition(":")
+    if colon and control not in CONTROLS:
+        raise ValueError(f"unknown control {control!r} of {notation}: choose from "
+                         + ", ".join(CONTROLS))
+    placement = Placement.parse(notation)
+    if own_positions:
+        placement = replace(placement, share_positions=False)
+    return f"{placement}{colon}{control}"
+
+
+def methods_of(task, args: argparse.Namespace) -> list[str]:
+    """What is asked for of a task, each method once, and behind three references."""
+    methods = [*(args.methods or task.methods), *(task.controls if args.controls else ())]
+    named = [canonical(method, args.own_positions) for method in methods]
+    return list(dict.fromkeys(["base", "instruction", "reminders", *named]))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -295,16 +412,12 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more")
     if not all(0 < lr < inf for lr in args.lr or ()):
         raise ValueError("--lr must be above 0")
-    placements = [Placement.parse(name) for name in args.methods]
-    if args.own_positions:
-        placements = [replace(placement, share_positions=False) for placement in placements]
-    args.methods = list(dict.fromkeys(map(str, placements)))
     args.lengths = sorted(set(args.lengths)) if args.lengths else None
     args.tasks = list(TASKS.values()) if args.task == "all" else [TASKS[args.task]]
+    args.methods = {task.name: methods_of(task, args) for task in args.tasks}
     for task in args.tasks:
         for length in args.lengths or task.test_lengths:
             check_length(task, length, GPTConfig.context)
-    args.device = choose_device(args.device)
     args.out = args.out or Path("runs/fast" if args.fast else "runs/default")
 
 
@@ -320,16 +433,14 @@ def run(args: argparse.Namespace) -> None:
     tuning = configure(TuneConfig, FAST_TUNE if args.fast else {},
                        steps=args.steps, lrs=args.lr and tuple(sorted(set(args.lr))))
     work = Run(args.out, pretraining, tuning, args.lengths, args.device)
-    base = sum(each.numel() for each in work.model.parameters())
-    latents = (f"{name} {Placement.parse(name).total * work.model.config.width:,}"
-               for name in args.methods)
-    print(f"parameters: base {base:,}, frozen; latents, trained: {', '.join(latents)}")
+    print(f"parameters of the base, frozen: {sum(p.numel() for p in work.model.parameters()):,}")
     for task in args.tasks:
         for seed in range(args.seeds):
-            for method in (*REFERENCES, *args.methods):
+            for method in args.methods[task.name]:
                 work.tune_and_test(task, method, seed)
+    print_tables(work.results)
     for task in args.tasks:
-        work.report(task, args.methods)
+        work.report(task, args.methods[task.name])
     print(f"\nwrote {args.out / 'results.json'}"
           + ("; with --fast the numbers mean nothing" if args.fast else ""))
 
@@ -339,7 +450,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         check(args)
-        run(args)
+        print_tables(read_results(args.out / "results.json")) if args.table else run(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

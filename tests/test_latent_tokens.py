@@ -180,6 +180,21 @@ def test_decoding_stops_at_the_stop_token(writer):
     assert stopped == [row[:row.index(stop) + 1] if stop in row else row for row in free]
 
 
+def test_reminders_are_fed_behind_every_comma(writer):
+    """Bug caught: a reminder that is asked of the model, or goes into another row. The oracle asks
+    for one token at a time, with all the text before it as the query."""
+    latents, queries = some_latents(writer, "Start_1"), [encode(query) for query in QUERIES]
+    reminder, expected = encode("S+:"), []
+    for query in queries:
+        row, due = [], []
+        while len(row) < 24:
+            row += [due.pop(0)] if due else generate(writer, latents, [query + row], 1)[0]
+            due = due or reminder * (row[-1] == TOKEN_ID[","])
+        expected.append(row)
+    assert generate(writer, latents, queries, 24, reminder=reminder) == expected
+    assert len({decode(row).find(",") for row in expected}) > 1, "at different moments"
+
+
 def test_a_latent_cannot_be_sampled(model):
     """Bug caught: logits over the augmented table; a latent's own vector would often win."""
     latents = some_latents(model, "Comma_2")

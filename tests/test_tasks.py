@@ -1,7 +1,11 @@
 """Tasks against hand-worked examples; scoring against answers with known mistakes."""
 
+from collections import Counter
+import re
+
 import pytest
 
+from model import GPTConfig
 from tasks import (ALPHABET, TASKS, Example, check_length, decode, documents, encode,
                    equation_result, examples, pretraining_batches, random_source, show)
 
@@ -34,20 +38,57 @@ def test_one_slip_costs_one_equation_but_all_exactness_after_it():
 
 
 def test_repetition_wants_every_item_and_the_stop():
-    """Bug caught: an answer that never stops, or stops early, called exact; a count off by one."""
-    row = Example("4@7=2*03>", "01:5@8=3,02:5@8=3,03:5@8=3,04:5@8=3;", "Ru1:")
+    """Bug caught: an answer that never stops, or stops early, called exact; the wrong count."""
+    row = Example("4@7=2*06-04>", "01:5@8=3,02:5@8=3,03:5@8=3,04:5@8=3;", "Ru2:")
     for text, accuracy, exact in [(row.response, 1.0, True),
                                   (row.response.replace(";", ","), 1.0, False),
                                   (row.response.replace(";", ",05:5@8=3;"), 1.0, False),
                                   (row.response.replace("03:5", "03:4"), 0.75, False),
                                   ("01:5@8=3;", 0.25, False)]:
-        score = repetition.score(row, text)[3]
+        score = repetition.score(row, text)[4]
         assert (score.accuracy, score.exact) == (accuracy, exact)
     drawn = repetition.example(random_source("test", 0), 3)
     a, b, result = (int(drawn.query[place]) for place in (0, 2, 4))
     item = f"{(a + 1) % 10}@{(b + 1) % 10}={(result + 1) % 10}"
-    assert result == (a + b) % 9
-    assert drawn.response == f"01:{item},02:{item},03:{item},04:{item};"
+    assert result == (a + b) % 9 and drawn.query.endswith("-03>")
+    assert drawn.response == f"01:{item},02:{item},03:{item};"
+
+
+def test_repetition_documents_do_what_was_said_last():
+    """Bug caught: a rule that goes unheeded in the text, so that the base learns to ignore it."""
+    rng, stops = random_source("pretrain", 1), Counter()
+    for _ in range(2000):
+        text = repetition.document(rng)
+        query = re.search(r"(\d)@(\d)=(\d)\*(\d\d)-(\d\d)>", text)
+        rule, number = "c1", 0
+        for said, item in re.findall(r"(?:R(..):)?(?:[^;,>]*>)?(\d\d:[^,;]*)[,;]", text):
+            rule, number = said or rule, number + 1
+            up = {"c": 0, "u": 1, "d": -1}[rule[0]]
+            digits = [(int(query[i]) + up) % 10 for i in (1, 2, 3)]
+            assert item == "{:02d}:{}@{}={}".format(number, *digits)
+        assert number == int(query[3 + int(rule[1])]) and text.count(";") == 1
+        stops[number] += 1
+    assert min(stops[n] for n in repetition.counts) > 40  # evenly covered: about 91 each
+
+
+def test_summation_documents_do_what_was_said_last():
+    """Bug caught: answers of another rule or another list."""
+    rng, untold = random_source("pretrain", 1), 0
+    for _ in range(500):
+        text = summation.document(rng)
+        listed, asked = text.rstrip(";").split("?")
+        values = dict(re.findall(r"([a-z])=(\d)", listed))
+        rules = re.findall(r"S(.):", listed)
+        rule = rules[-1] if rules else None
+        for said, names, answer in re.findall(r"(?:S(.):)?([a-z]+)=(\d+)", asked):
+            rule = said or rule
+            if len(names) == 1:
+                assert answer == values[names]
+            elif rule:
+                a, b = (int(values[name]) for name in names)
+                assert int(answer) == {"+": a + b, "-": abs(a - b), "x": a * b}[rule]
+        untold += rule is None
+    assert 80 < untold < 200
 
 
 def test_summation_adds_what_the_query_asks_for():
@@ -70,7 +111,7 @@ def test_every_example_is_whole(task):
         assert all(score.exact for score in task.score(row, row.response).values())
         assert not any(score.exact for score in task.score(row, "").values())
         assert decode(encode(row.instruction + row.query + row.response)).endswith(row.response)
-        assert len(row.instruction + row.query + row.response) <= 256
+        assert len(row.instruction + row.query + row.response) <= GPTConfig.context
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

@@ -24,7 +24,7 @@ def tiny(monkeypatch):
 
 
 def run(out, *arguments):
-    train.main(["--fast", "--device", "cpu", "--lengths", "3", "7", "--out", str(out), *arguments])
+    train.main(["--fast", "--device", "cpu", "--lengths", "3", "17", "--out", str(out), *arguments])
     return json.loads((out / "results.json").read_text())
 
 
@@ -50,21 +50,26 @@ def test_a_whole_run(task, tmp_path, capsys):
     """Bug caught: a task, a report or a file that is missing at the end."""
     results = run(tmp_path, "--task", task, "--seeds", "2")
     assert {path.name for path in tmp_path.iterdir()} == FILES
-    assert len(list((tmp_path / "latents").iterdir())) == 6
+    assert len(list((tmp_path / "latents").iterdir())) == 2 * len(TASKS[task].methods)
     assert results["config"] == json.loads((tmp_path / "config.json").read_text())
     assert {"torch", "device", "threads", "seconds"} <= results["environment"].keys()
-    methods = ["base", "instruction", "Start_4", "End_4", "Comma_4"]
-    lengths = range(1, 8) if task == "generation" else [3, 7]
+    methods = ["base", "instruction", "reminders", *TASKS[task].methods]
+    lengths = range(1, 18) if task == "generation" else [3, 17]
     expected = {(task, method, seed, length)
                 for method in methods for seed in (0, 1) for length in lengths}
     keys = ("task", "method", "seed", "length")
     assert {tuple(row[key] for key in keys) for row in results["rows"]} == expected
+    trained = {row["method"]: row["trainable_parameters"] for row in results["rows"]}
+    assert len({trained[method] for method in TASKS[task].methods}) == 1  # no tilting
     for row in results["rows"]:
         assert row["split"] == ("id" if row["length"] in TASKS[task].id_lengths else "ood")
         assert 0.0 <= row["exact"] <= row["accuracy"] <= 1.0
-        assert row["trainable_parameters"] == (0 if row["method"] in train.REFERENCES else 4 * 16)
+        assert (row["trainable_parameters"] == 0) == (row["method"] in train.REFERENCES)
     printed = capsys.readouterr().out
-    assert printed.count(" on ") >= 3 and "mean nothing" in printed and "| `Comma_4` |" in printed
+    assert printed.count(" on ") >= 3 and "mean nothing" in printed
+    assert all(f"| `{method}` | 2 |" in printed for method in methods)
+    assert all(f"| `{method}` - `{baseline}` |" in printed
+               for method in TASKS[task].claimed for baseline in TASKS[task].baselines)
 
 
 def test_a_second_run_reuses_everything_and_can_add_to_it(tmp_path):
@@ -93,14 +98,64 @@ def test_tuning_leaves_the_base_bit_identical(tmp_path):
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     config = train.TuneConfig(steps=3, rows=4, lrs=(0.5, 2.0), validation_rows=5)
     for seed in (0, 1):
-        latents, chosen = train.tune_best(base, TASKS["generation"], Placement.parse("Comma_2"),
-                                          seed, config)
+        model, latents, chosen = train.tune_best(base, TASKS["generation"], "Comma_2", seed, config)
+        assert model is base
         assert chosen["lr"] == min(chosen["validation_loss"], key=chosen["validation_loss"].get)
         start = LatentTokens(Placement.parse("Comma_2"), 16)
         start.initialise(base.token_embedding, torch.Generator().manual_seed(seed))
         assert not torch.isclose(latents.vectors, start.vectors).all(dim=1).any()
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
     assert all(parameter.grad is None for parameter in base.parameters())
+
+
+def test_full_tuning_changes_a_copy(tmp_path):
+    """Bug caught: fine-tuning that spoils the base for every method after it."""
+    base = small_pretraining(tmp_path / "base.pt", steps=2)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model, latents, _ = train.tune_best(base, TASKS["generation"], "full", 0,
+                                        train.TuneConfig(steps=2, rows=4, validation_rows=5))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    assert not any(torch.equal(mine, theirs) for mine, theirs
+                   in zip(model.blocks.parameters(), base.blocks.parameters()) if mine.ndim == 2)
+    assert latents.placement.total == 0
+
+
+def test_controls_alter_nothing_but_what_they_say():
+    """Bug caught: a control that tests the tuned latents after all, or other placements."""
+    latents = LatentTokens(Placement.parse("Start_1+Comma_2"), 4)
+    torch.nn.init.normal_(latents.vectors)
+    tuned = latents.vectors.detach().clone()
+    swapped = train.altered(latents, "shuffled", seed=0)
+    assert torch.equal(swapped.vectors, tuned[[2, 0, 1]])
+    removed = train.altered(latents, "removed", seed=0)
+    assert str(removed.placement) == "Start_1" and torch.equal(removed.vectors, tuned[:1])
+    drawn = train.altered(latents, "random", seed=0)
+    assert torch.allclose(drawn.vectors.norm(dim=1), tuned.norm(dim=1))
+    assert not torch.isclose(drawn.vectors, tuned).any()
+    assert drawn.placement == swapped.placement == latents.placement
+    assert torch.equal(latents.vectors, tuned)
+
+
+def test_all_controls_of_a_task(tmp_path, capsys):
+    """Bug caught: a control without rows; removed latents that differ from the base; skills tested
+    on the tuned task alone."""
+    task = TASKS["generation"]
+    rows = run(tmp_path, "--methods", "Comma_4:removed", "--controls")["rows"]
+    by_method = {(row["task"], row["method"], row["length"]): row for row in rows}
+    methods = {method for task, method, _ in by_method if task == "generation"}
+    assert methods == {"base", "instruction", "reminders", "Comma_4", *task.controls}
+    for length in range(1, 18):
+        removed, base = (by_method["generation", method, length]
+                         for method in ("Comma_4:removed", "base"))
+        assert {**removed, "method": "base"} == base
+    for other in ("repetition", "summation"):
+        assert (other, "instruction, after full on generation",
+                TASKS[other].test_lengths[-1]) in by_method
+    capsys.readouterr()
+    train.main(["--table", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert all(f"| `{method}` | 1 |" in printed for method in methods)
+    assert printed.count("| seeds | trained |") == 3
 
 
 def test_interrupted_pretraining_goes_on_where_it_stood(tmp_path, monkeypatch):
@@ -127,10 +182,10 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     """Bug caught: Ctrl-C in the second method that costs the first."""
     tune = train.tune
 
-    def interrupted(model, task, placement, *rest):
-        if str(placement) == "End_4":
+    def interrupted(base, task, method, *rest):
+        if method == "End_4":
             raise KeyboardInterrupt
-        return tune(model, task, placement, *rest)
+        return tune(base, task, method, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "tune", interrupted)
@@ -139,7 +194,7 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     assert stop.value.code == 130
     assert "same command goes on" in capsys.readouterr().err
     kept = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert {row["method"] for row in kept} == {"base", "instruction", "Start_4"}
+    assert {row["method"] for row in kept} == {"base", "instruction", "reminders", "Start_4"}
     assert run(tmp_path)["rows"][:len(kept)] == kept
 
 
@@ -148,10 +203,12 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     (["--methods", "Start_2", "Middle_2"], "unknown placement 'Middle_2'"),
     (["--task", "division"], "choose from"),
     (["--lengths", "60"], "length 60 of generation does not fit"),
-    (["--device", "abacus"], "--device abacus is not available here; choose from: auto"),
+    (["--device", "abacus"], "--device: invalid choice: 'abacus' (choose from "),
     (["--steps", "0"], "--steps must be 1 or more"),
     (["--steps", "many"], "invalid int value: 'many'"),
     (["--lr", "-1"], "--lr must be above 0"),
+    (["--methods", "Comma_4:doubled"], "unknown control 'doubled' of Comma_4: choose from random"),
+    (["--table"], "results.json"),
     (["--unknown"], "unrecognized arguments"),
 ])
 def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
@@ -174,11 +231,11 @@ def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     for other, named in ((["--lr", "0.5"], "tune.lrs = [1.0, 2.0]"),
                          (["--steps", "7"], "tune.steps = 2, this run wants 7"),
-                         (["--lengths", "4"], "lengths = [3, 7], this run wants [4]")):
-        line = refusal(capsys, "--fast", "--out", str(tmp_path), "--lengths", "7", "3", *other)
+                         (["--lengths", "4"], "lengths = [3, 17], this run wants [4]")):
+        line = refusal(capsys, "--fast", "--out", str(tmp_path), "--lengths", "17", "3", *other)
         assert f"was made with {named}" in line and "choose another --out" in line
     (tmp_path / "results.json").rename(tmp_path / "kept")
-    line = refusal(capsys, "--fast", "--lengths", "3", "7", "--pretrain-seed", "5",
+    line = refusal(capsys, "--fast", "--lengths", "3", "17", "--pretrain-seed", "5",
                    "--out", str(tmp_path))
     assert "base.pt was made with seed = 0, this run wants 5" in line
     (tmp_path / "kept").rename(tmp_path / "results.json")
@@ -191,17 +248,34 @@ def test_damaged_files_are_refused(name, tmp_path, capsys):
     run(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
     assert f"{name} is not a readable" in refusal(
-        capsys, "--fast", "--lengths", "3", "7", "--out", str(tmp_path))
+        capsys, "--fast", "--lengths", "3", "17", "--out", str(tmp_path))
     assert (tmp_path / name).stat().st_size == 100
+
+
+def rows_of(method: str, accuracies: list[tuple[int, int, float]]) -> list[dict]:
+    """Rows of results from (seed, length, accuracy)."""
+    return [{"task": "generation", "method": method, "seed": seed, "length": length,
+             "accuracy": accuracy, "exact": 0.5, "latents_inserted": 4 * length,
+             "trainable_parameters": 512} for seed, length, accuracy in accuracies]
 
 
 def test_the_table_averages_over_lengths_and_seeds():
     """The hand-worked table. Bug caught: sd over lengths in place of seeds, or splits mixed up."""
-    rows = [{"task": "generation", "method": "Comma_4", "seed": seed, "length": length,
-             "accuracy": accuracy, "exact": 0.5, "latents_inserted": 4 * length,
-             "trainable_parameters": 512}
-            for seed, length, accuracy in [(0, 5, 1.0), (0, 6, 0.8), (0, 16, 0.4),
-                                           (1, 5, 1.0), (1, 6, 1.0), (1, 16, 0.4)]]
+    rows = rows_of("Comma_4", [(0, 5, 1.0), (0, 6, 0.8), (0, 16, 0.4),
+                               (1, 5, 1.0), (1, 6, 1.0), (1, 16, 0.4)])
     assert train.table(rows).splitlines()[-1] == (
-        "| `Comma_4` | 512 | 64 | 1.00 ± 0.00 | 0.65 ± 0.07 | 0.40 ± 0.00 "
+        "| `Comma_4` | 2 | 512 | 64 | 1.00 ± 0.00 | 0.65 ± 0.07 | 0.40 ± 0.00 "
         "| 0.50 ± 0.00 | 0.50 ± 0.00 | 0.50 ± 0.00 |")
+
+
+def test_differences_are_paired_by_seed():
+    """The hand-worked interval. Bug caught: seeds compared with other seeds, ID lengths counted, an
+    interval of the single methods in place of their differences."""
+    rows = [*rows_of("Comma_4", [(0, 5, 0.0), (0, 16, 1.0), (1, 16, 0.9), (2, 16, 0.8)]),
+            *rows_of("Start_4", [(0, 5, 1.0), (0, 16, 0.5), (1, 16, 0.4), (2, 16, 0.3)]),
+            *rows_of("End_4", [(0, 16, 0.8), (1, 16, 0.8)])]
+    assert train.differences(rows).splitlines()[2:] == [
+        "| `Comma_4` - `Start_4` | +0.50 | +0.50 to +0.50 | +125% |",
+        # pairs 0.2 and 0.1: mean 0.15, sd 0.0707, half-width 12.706 * 0.0707 / sqrt(2) = 0.635
+        "| `Comma_4` - `End_4` | +0.15 | -0.49 to +0.79 | +19% |"]
+    assert train.differences(rows_of("Comma_4", [(0, 16, 1.0)])) == ""
