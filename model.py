@@ -39,7 +39,7 @@ LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
 @dataclass(frozen=True)
 class GPTConfig:
     vocab_size: int = len(ALPHABET)
-    context: int = 256  # position ids seen in pre-training: 0 ... context - 1
+    context: int = 352  # position ids seen in pre-training: 0 ... context - 1
     layers: int = 4
     heads: int = 4
     width: int = 128
@@ -242,9 +242,9 @@ class GPT(nn.Module):
 @dataclass(frozen=True)
 class PretrainConfig:
     steps: int = 1800
-    rows: int = 16  # blocks per step
+    rows: int = 11  # blocks per step
     shares: dict[str, float] = field(  # of the tasks in the characters of the text (tasks.py)
-        default_factory=lambda: {"generation": 0.45, "repetition": 0.25, "summation": 0.3})
+        default_factory=lambda: {"generation": 0.42, "repetition": 0.28, "summation": 0.3})
     muon_lr: float = 0.02  # for the matrices inside the blocks
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps

@@ -164,72 +164,69 @@ class Generation:
 # ------------------------------------------------------------------------------------ Repetition
 
 class Repetition:
-    """Write the items that an equation and two counts call for, then stop.
+    """Write the items that an equation and a count n call for, counting down, then stop.
 
-        query     4@7=2*02-04>
-        response  01:5@8=3,02:5@8=3,03:5@8=3,04:5@8=3;      (length 4)
+        query     4@7=2*03>
+        response  5@8=3*03,5@8=3*02,5@8=3*01,5@8=3*00;      (length n = 3)
 
-    A rule says *what* is repeated (c: the equation itself; u, d: with every digit one up, down) and
-    *how often* (1, 2: as the first, second count says). So the instruction is needed twice: for the
-    first item, and again wherever an item's number is one of the counts. Told nothing, a document
-    repeats the equation itself as the first count says (c1); the target rule is u2, above.
+    A rule says *what* is repeated (c: the equation itself; u: it with every digit one up) and *where
+    to stop* (1: at item 1, which makes n items; 0: at item 0, which makes one more). So the first
+    item needs the instruction, and the stop needs it again, n items later. Told nothing, a document
+    repeats the equation itself, n times (c1); the target rule is u0, above.
     Each item that the rule wants is scored; ``exact`` wants the whole answer, its stop included.
     """
 
     name = "repetition"
-    target_rule = "u2"
-    rules = ("c1", "c2", "u1", "u2", "d1", "d2")
+    target_rule = "u0"
+    rules = ("c0", "c1", "u0", "u1")
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
-    possible_lengths = range(1, 99)  # counts have two digits
+    possible_lengths = range(1, 100)  # counts have two digits
     test_lengths = (*id_lengths, *ood_lengths)
-    counts = range(1, 23)  # of the pre-training text, evenly
     claim = ("exact", "OOD exact", ood_lengths)
     claimed, baselines = ("Start_1+Comma_1",), ("Start_2", "End_2", "Comma_2")
     methods = (*baselines, *claimed)
-    controls = ("Start_1+Comma_1-own", "Start_5", "End_5", "Start_20", "End_20",
+    controls = ("Start_1+Comma_1-own", "Start_6", "End_6", "Start_21", "End_21",
                 "Start_1+Comma_1:random", "Start_1+Comma_1:shuffled", "Start_1+Comma_1:removed",
                 "full")
-    shift = {"c": 0, "u": 1, "d": -1}
 
-    def query(self, rng: random.Random, first: int, second: int) -> str:
+    def query(self, rng: random.Random, n: int) -> str:
         a, b = rng.randrange(10), rng.randrange(10)
-        return f"{a}@{b}={(a + b) % 9}*{first:02d}-{second:02d}>"
+        return f"{a}@{b}={(a + b) % 9}*{n:02d}>"
 
     def item(self, rule: str, query: str, number: int) -> str:
-        left, right, result = ((int(query[i]) + self.shift[rule[0]]) % 10 for i in (0, 2, 4))
-        return f"{number:02d}:{left}@{right}={result}"
+        shift = {"c": 0, "u": 1}[rule[0]]
+        left, right, result = ((int(query[place]) + shift) % 10 for place in (0, 2, 4))
+        return f"{left}@{right}={result}*{number:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
-        others = [n for n in self.counts if n <= 2 * length and n != length]
-        query = self.query(rng, rng.choice(others), length)
-        items = [self.item(self.target_rule, query, i) for i in range(1, length + 1)]
+        query, last = self.query(rng, length), int(self.target_rule[1])
+        items = [self.item(self.target_rule, query, i) for i in range(length, last - 1, -1)]
         return Example(query, ",".join(items) + END, f"R{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at the example's own length."""
         written, truth = text.rstrip(END).split(","), example.response.rstrip(END).split(",")
         correct = sum(item == true for item, true in zip(written, truth))
-        return {len(truth): Score(correct / len(truth), text == example.response)}
+        length = int(example.query[-3:-1])
+        return {length: Score(correct / len(truth), text == example.response)}
 
     def document(self, rng: random.Random) -> str:
-        """``Ru2:4@7=2*02-04>01:5@8=3,02:5@8=3,Rd1:...``: a rule holds until another is said.
+        """``Ru0:4@7=2*03>5@8=3*03,Rc1:4@7=2*02,4@7=2*01;``: a rule holds until another is said.
 
-        Only rules are said whose count lies ahead.
+        Counts of 1 ... 22, evenly.
         """
-        told, rule, number = rng.random() < 0.75, "c1", 1
-        counts = rng.sample(self.counts, 2)
-        query = self.query(rng, *counts)
-        text = ""
+        told, rule, number = rng.random() < 0.75, "c1", rng.randint(1, 22)
+        query, text = self.query(rng, number), ""
         if told and rng.random() < 0.6:
             rule = rng.choice(self.rules)
             text = f"R{rule}:"
         text += query + self.item(rule, query, number)
-        while number != counts[int(rule[1]) - 1]:
+        while number > int(rule[1]):
             text += ","
-            if told and rng.random() < 0.25:
-                rule = rng.choice([r for r in self.rules if counts[int(r[1]) - 1] > number])
+            if told and number > 1 and rng.random() < 0.25:
+                rule = rng.choice(self.rules)
                 text += f"R{rule}:"
-            number += 1
+            number -= 1
             text += self.item(rule, query, number)
         return text + END
 
@@ -366,10 +363,11 @@ def examples(task, lengths, purpose: str, seed: int, count: int) -> list[Example
 
 
 def check_length(task, length: int, context: int) -> None:
-    """Raises ValueError if an example of this length, told in words, does not fit the context."""
+    """Raises ValueError if an example with its rule said before every item overflows the context."""
     def needed(n: int) -> int:
         row = task.example(random_source("layout", 0), n)
-        return len(row.instruction + row.query + row.response)
+        text = "," + row.query + row.response[:-1]  # nothing is said behind the last token
+        return len(text.replace(",", "," + row.instruction))
 
     if length not in task.possible_lengths or needed(length) > context:
         longest = max(n for n in task.possible_lengths if needed(n) <= context)

@@ -11,7 +11,7 @@ import model as model_module
 from tasks import TASKS, pretraining_batches, random_source
 import train
 
-TINY = GPTConfig(context=256, layers=1, heads=2, width=16)
+TINY = GPTConfig(context=352, layers=1, heads=2, width=16)
 FILES = {"base.pt", "config.json", "latents", "results.json"}
 
 
