@@ -82,16 +82,12 @@ def equation_result(rule: str, left: str, right: str) -> str:
                    for operation, a, b in zip(rule, left, right))
 
 
+def equation(rule: str, left: str, right: str) -> str:
+    return f"{left}@{right}={equation_result(rule, left, right)},"
+
+
 def two_digits(rng: random.Random) -> str:
     return f"{rng.randrange(100):02d}"
-
-
-def geometric(rng: random.Random, mean: float) -> int:
-    """1, 2, 3, ... with the given mean."""
-    count = 1
-    while rng.random() > 1 / mean:
-        count += 1
-    return count
 
 
 class Generation:
@@ -119,18 +115,13 @@ class Generation:
                 "Comma_4:shuffled", "Comma_4:removed", "full")
     pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
 
-    def chain(self, rng: random.Random, rule: str, count: int) -> list[str]:
+    def example(self, rng: random.Random, length: int) -> Example:
         left, right = two_digits(rng), two_digits(rng)
         equations = []
-        for _ in range(count):
-            result = equation_result(rule, left, right)
-            equations.append(f"{left}@{right}={result},")
-            left, right = right, result
-        return equations
-
-    def example(self, rng: random.Random, length: int) -> Example:
-        first, *rest = self.chain(rng, self.target_rule, length + 1)
-        return Example(first, "".join(rest), f"G{self.target_rule}:")
+        for _ in range(length + 1):
+            equations.append(equation(self.target_rule, left, right))
+            left, right = right, equations[-1][-3:-1]
+        return Example(equations[0], "".join(equations[1:]), f"G{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at every length 1 ... that of the example."""
@@ -151,14 +142,25 @@ class Generation:
         return result == equation_result(self.target_rule, left, right)
 
     def document(self, rng: random.Random) -> str:
-        """``G+-9:44@47=83,47@83=34,G+-9:83@34=21,;`` - few equations, mostly; 54 rules."""
-        rule = rng.choice("+-x") + rng.choice("+-x") + rng.choice("567890")
-        said, restated = rng.random() < 0.65, rng.random() < 0.4
-        text = f"G{rule}:" if said else ""
-        for equation in self.chain(rng, rule, geometric(rng, mean=4)):
-            again = restated and rng.random() < 0.25
-            text += equation + (f"G{rule}:" if again else "")
-        return text + END
+        """``G+-9:44@47=83,47@83=34,Gxx7:83@34=35,;``: a rule holds until another is said.
+
+        Few equations, mostly: 5 on average, and every further one is as likely as the one before.
+        """
+        told, rule, text = rng.random() < 0.75, self.any_rule(rng), ""
+        if told and rng.random() < 0.75:
+            text = f"G{rule}:"
+        left, right = two_digits(rng), two_digits(rng)
+        while True:
+            text += equation(rule, left, right)
+            left, right = right, text[-3:-1]
+            if rng.random() < 0.2:
+                return text + END
+            if told and rng.random() < 0.2:
+                rule = self.any_rule(rng)
+                text += f"G{rule}:"
+
+    def any_rule(self, rng: random.Random) -> str:
+        return rng.choice("+-x") + rng.choice("+-x") + rng.choice("567890")
 
 
 # ------------------------------------------------------------------------------------ Repetition
@@ -167,18 +169,18 @@ class Repetition:
     """Write the items that an equation and a count n call for, counting down, then stop.
 
         query     4@7=2*03>
-        response  5@8=3*03,5@8=3*02,5@8=3*01,5@8=3*00;      (length n = 3)
+        response  7@4=2*03,7@4=2*02,7@4=2*01,7@4=2*00;      (length n = 3)
 
-    A rule says *what* is repeated (c: the equation itself; u: it with every digit one up) and *where
-    to stop* (1: at item 1, which makes n items; 0: at item 0, which makes one more). So the first
-    item needs the instruction, and the stop needs it again, n items later. Told nothing, a document
-    repeats the equation itself, n times (c1); the target rule is u0, above.
+    A rule says *what* is repeated (c: the equation as it is; s: its operands swapped) and *where to
+    stop* (1: at item 1, which makes n items; 0: at item 0, which makes one more). So the first item
+    needs the instruction, and the stop needs it again, n items later. Told nothing, a document
+    repeats the equation as it is, n times (c1); the target rule is s0, above.
     Each item that the rule wants is scored; ``exact`` wants the whole answer, its stop included.
     """
 
     name = "repetition"
-    target_rule = "u0"
-    rules = ("c0", "c1", "u0", "u1")
+    target_rule = "s0"
+    rules = ("c0", "c1", "s0", "s1")
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
     possible_lengths = range(1, 100)  # counts have two digits
     test_lengths = (*id_lengths, *ood_lengths)
@@ -190,13 +192,14 @@ class Repetition:
                 "full")
 
     def query(self, rng: random.Random, n: int) -> str:
-        a, b = rng.randrange(10), rng.randrange(10)
-        return f"{a}@{b}={(a + b) % 9}*{n:02d}>"
+        left, right = rng.sample(range(10), 2)
+        return f"{left}@{right}={(left + right) % 9}*{n:02d}>"
 
     def item(self, rule: str, query: str, number: int) -> str:
-        shift = {"c": 0, "u": 1}[rule[0]]
-        left, right, result = ((int(query[place]) + shift) % 10 for place in (0, 2, 4))
-        return f"{left}@{right}={result}*{number:02d}"
+        left, right = query[0], query[2]
+        if rule[0] == "s":
+            left, right = right, left
+        return f"{left}@{right}={query[4]}*{number:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
         query, last = self.query(rng, length), int(self.target_rule[1])
@@ -211,19 +214,19 @@ class Repetition:
         return {length: Score(correct / len(truth), text == example.response)}
 
     def document(self, rng: random.Random) -> str:
-        """``Ru0:4@7=2*03>5@8=3*03,Rc1:4@7=2*02,4@7=2*01;``: a rule holds until another is said.
+        """``Rs0:4@7=2*03>7@4=2*03,Rc1:4@7=2*02,4@7=2*01;``: a rule holds until another is said.
 
         Counts of 1 ... 22, evenly.
         """
         told, rule, number = rng.random() < 0.75, "c1", rng.randint(1, 22)
         query, text = self.query(rng, number), ""
-        if told and rng.random() < 0.6:
+        if told and rng.random() < 0.75:
             rule = rng.choice(self.rules)
             text = f"R{rule}:"
         text += query + self.item(rule, query, number)
         while number > int(rule[1]):
             text += ","
-            if told and number > 1 and rng.random() < 0.25:
+            if told and number > 1 and rng.random() < 0.33:
                 rule = rng.choice(self.rules)
                 text += f"R{rule}:"
             number -= 1
@@ -279,16 +282,16 @@ class Summation:
         """``Sx:a=3,k=7,S+:f=1?ak=10,k=7,S-:fk=06;``: a rule holds until another is said.
 
         Lists of 2 ... 26, short ones more often; half of what is asked is plain look-up (``k=7``),
-        where retrieval is learned first. Told nothing, one of the three rules holds.
+        where retrieval is learned first. Told nothing, a document asks for distances.
         """
-        told, rule = rng.random() < 0.75, rng.choice(self.rules)
+        told, rule = rng.random() < 0.75, "-"
         values = self.variables(rng, min(rng.randint(2, 26), rng.randint(2, 26)))
         listed = [f"{name}={value}" for name, value in values.items()]
         text = ""
         for index in range(2 * len(listed) + 6):
             asking = index - len(listed)  # the how-manieth question this is, from 0 on
             text += "?" if asking == 0 else "," if index else ""
-            if told and rng.random() < (0.25 if index else 0.5):
+            if told and rng.random() < (0.33 if index else 0.5):
                 rule = rng.choice(self.rules)
                 text += f"S{rule}:"
             if asking < 0:
