@@ -244,7 +244,7 @@ class PretrainConfig:
     steps: int = 1800
     rows: int = 11  # blocks per step
     shares: dict[str, float] = field(  # of the tasks in the characters of the text (tasks.py)
-        default_factory=lambda: {"generation": 0.44, "repetition": 0.22, "summation": 0.34})
+        default_factory=lambda: {"generation": 0.44, "repetition": 0.23, "summation": 0.33})
     muon_lr: float = 0.02  # for the matrices inside the blocks
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps

@@ -145,9 +145,11 @@ class Generation:
         """``G+-9:44@47=83,47@83=34,Gxx7:83@34=35,;``: a rule holds until another is said.
 
         Few equations, mostly: 5 on average, and every further one is as likely as the one before.
+        Told nothing, a document adds digits modulo 10 (++0).
         """
-        told, rule, text = rng.random() < 0.75, self.any_rule(rng), ""
+        told, rule, text = rng.random() < 0.75, "++0", ""
         if told and rng.random() < 0.75:
+            rule = self.any_rule(rng)
             text = f"G{rule}:"
         left, right = two_digits(rng), two_digits(rng)
         while True:
@@ -214,9 +216,9 @@ class Repetition:
         return {length: Score(correct / len(truth), text == example.response)}
 
     def document(self, rng: random.Random) -> str:
-        """``Rs0:4@7=2*03>7@4=2*03,Rc1:4@7=2*02,4@7=2*01;``: a rule holds until another is said.
+        """``Rs0:4@7=2*03>7@4=2*03,Rs1:7@4=2*02,7@4=2*01;``: a rule holds until another is said.
 
-        Counts of 1 ... 22, evenly.
+        Counts of 1 ... 22, evenly. What is repeated stays; only where to stop may change.
         """
         told, rule, number = rng.random() < 0.75, "c1", rng.randint(1, 22)
         query, text = self.query(rng, number), ""
@@ -227,7 +229,7 @@ class Repetition:
         while number > int(rule[1]):
             text += ","
             if told and number > 1 and rng.random() < 0.33:
-                rule = rng.choice(self.rules)
+                rule = rule[0] + rng.choice("01")
                 text += f"R{rule}:"
             number -= 1
             text += self.item(rule, query, number)

@@ -29,13 +29,13 @@ def test_generation_documents_do_what_was_said_last():
     """Bug caught: a rule that goes unheeded in the text, or operands that are not the last two."""
     rng, said_early, lengths = random_source("pretrain", 1), 0, []
     for _ in range(1000):
-        text, rule, before = generation.document(rng), None, None
+        text, rule, before = generation.document(rng), "++0", None
         equations = re.findall(r"(?:G(...):)?(\d\d)@(\d\d)=(\d\d),", text)
         assert text.count("@") == len(equations) and text.endswith(",;")
         for said, left, right, result in equations:
             rule = said or rule
             assert before is None or before == (left, right)
-            assert rule is None or result == equation_result(rule, left, right)
+            assert result == equation_result(rule, left, right)
             before = right, result
         said_early += text.startswith("G")
         lengths.append(len(equations))
