@@ -35,6 +35,7 @@ model, V size of the vocabulary. Left out: sampling at a temperature (decoding i
 
 from dataclasses import dataclass
 import re
+from typing import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -302,13 +303,14 @@ def response_logits(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Te
 
 @torch.no_grad()
 def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
-             stop_id: int | None = None, reminder: list[int] = []) -> list[list[int]]:
+             stop_id: int | None = None, reminder: Sequence[int] = ()) -> list[list[int]]:
     """Greedy decoding with a KV cache; returns one list of verbal token ids per query.
 
     Rows may differ in length and may need their latents at different moments. A row ends with
-    ``stop_id`` (included) or after ``max_new_tokens``. The verbal tokens of ``reminder``, if any,
-    are put behind every comma that the model writes (what Comma_m does, in words), and returned. Positions are not checked against
-    model.config.context: rotary embeddings run past it, badly. Raises ValueError on an empty query.
+    ``stop_id`` (included) or after ``max_new_tokens``. ``reminder``: verbal tokens to put behind
+    every comma that the model writes, and to return with the rest. Positions are not checked
+    against model.config.context: rotary embeddings run past it, badly. Raises ValueError on an
+    empty query.
     """
     if not all(queries):
         raise ValueError("a query needs at least one token to read the first response token off")
@@ -348,9 +350,5 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
         present = F.pad(due, (0, 1), value=True)  # (B, 1, M + 1)
         recent = torch.cat([recent, next_ids], dim=1)[:, -1 - LOOK_BACK:]
         verbal = model.embed(recent)[:, -1:]  # (B, 1, D)
-    return [until(row, stop_id) for row in torch.cat(written, dim=1).tolist()]
-
-
-def until(row: list[int], stop_id: int | None) -> list[int]:
-    """The row up to its first ``stop_id``, included."""
-    return row[:row.index(stop_id) + 1] if stop_id in row else row
+    rows = torch.cat(written, dim=1).tolist()
+    return [row[:row.index(stop_id) + 1] if stop_id in row else row for row in rows]

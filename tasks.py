@@ -2,10 +2,10 @@
 
 Everything is text over one small alphabet, a character a token. A task is a *family of rules*
 that documents of the pre-training stream follow, and one *target rule* that latents are tuned to
-elicit. A document may say its rule in words (a header such as ``G+-9:``), at its start, between
-items, or both; where it does not, the base can only guess the rule from the items before. Tuning
-and test queries say nothing: bringing the frozen base to follow the target rule is the latents'
-work. "In distribution" means: of a length that latents are tuned on.
+elicit. A document may say a rule in words (a header such as ``G+-9:``) at its start and between
+items; a rule holds until another is said, and the family's plain rule where nothing is said.
+Tuning and test queries say nothing: bringing the frozen base to follow the target rule is the
+latents' work. "In distribution" means: of a length that latents are tuned on.
 
     task        hypothesis of the paper              length         in and out of distribution
     Generation  self-prompting over a long answer    equations      1-5, 6-24  (far: 16-24)
@@ -60,6 +60,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Score:
+    """Of one answer at one length."""
+
     accuracy: float  # share of correct items
     exact: bool  # everything right up to this length
 
@@ -83,10 +85,12 @@ def equation_result(rule: str, left: str, right: str) -> str:
 
 
 def equation(rule: str, left: str, right: str) -> str:
+    """``44@47=83,``"""
     return f"{left}@{right}={equation_result(rule, left, right)},"
 
 
 def two_digits(rng: random.Random) -> str:
+    """00 ... 99"""
     return f"{rng.randrange(100):02d}"
 
 
@@ -98,21 +102,23 @@ class Generation:
 
     [S] The target rule is the paper's: first digit |a1 + b1| mod 9, second |a2 - b2| mod 9. Here it
     is one of 54 that pre-training shows: an operation of + - x for each digit, modulo 5 ... 10.
+    Told nothing, a document adds digits modulo 10 (++0).
     An equation is correct if its operands are the last operand and result *as written* before it
     and its result obeys the rule, so one early slip does not condemn everything behind it.
     ``accuracy`` at length k is that of equation k alone; ``exact`` wants all k right.
     """
 
     name = "generation"
-    target_rule = "+-9"
+    target_rule, plain_rule = "+-9", "++0"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     possible_lengths = range(1, 100)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
-    claim = ("accuracy", "far OOD accuracy", far_lengths)
+    metrics = ("accuracy", "exact")
+    claim = ("accuracy", "far OOD accuracy", far_lengths)  # how claimed methods beat baselines
     claimed, baselines = ("Comma_4",), ("Start_4", "End_4")
     methods = (*baselines, *claimed)
     controls = ("Comma_4-own", "Start_24", "End_24", "Start_100", "End_100", "Comma_4:random",
-                "Comma_4:shuffled", "Comma_4:removed", "full")
+                "full")
     pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
 
     def example(self, rng: random.Random, length: int) -> Example:
@@ -145,9 +151,8 @@ class Generation:
         """``G+-9:44@47=83,47@83=34,Gxx7:83@34=35,;``: a rule holds until another is said.
 
         Few equations, mostly: 5 on average, and every further one is as likely as the one before.
-        Told nothing, a document adds digits modulo 10 (++0).
         """
-        told, rule, text = rng.random() < 0.75, "++0", ""
+        told, rule, text = rng.random() < 0.75, self.plain_rule, ""
         if told and rng.random() < 0.75:
             rule = self.any_rule(rng)
             text = f"G{rule}:"
@@ -162,6 +167,7 @@ class Generation:
                 text += f"G{rule}:"
 
     def any_rule(self, rng: random.Random) -> str:
+        """One of 54."""
         return rng.choice("+-x") + rng.choice("+-x") + rng.choice("567890")
 
 
@@ -181,11 +187,12 @@ class Repetition:
     """
 
     name = "repetition"
-    target_rule = "s0"
+    target_rule, plain_rule = "s0", "c1"
     rules = ("c0", "c1", "s0", "s1")
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
     possible_lengths = range(1, 100)  # counts have two digits
     test_lengths = (*id_lengths, *ood_lengths)
+    metrics = ("accuracy", "exact")
     claim = ("exact", "OOD exact", ood_lengths)
     claimed, baselines = ("Start_1+Comma_1",), ("Start_2", "End_2", "Comma_2")
     methods = (*baselines, *claimed)
@@ -194,10 +201,12 @@ class Repetition:
                 "full")
 
     def query(self, rng: random.Random, n: int) -> str:
+        """``4@7=2*03>``; the operands differ, so that swapping them shows."""
         left, right = rng.sample(range(10), 2)
         return f"{left}@{right}={(left + right) % 9}*{n:02d}>"
 
     def item(self, rule: str, query: str, number: int) -> str:
+        """``7@4=2*03``"""
         left, right = query[0], query[2]
         if rule[0] == "s":
             left, right = right, left
@@ -220,7 +229,7 @@ class Repetition:
 
         Counts of 1 ... 22, evenly. What is repeated stays; only where to stop may change.
         """
-        told, rule, number = rng.random() < 0.75, "c1", rng.randint(1, 22)
+        told, rule, number = rng.random() < 0.75, self.plain_rule, rng.randint(1, 22)
         query, text = self.query(rng, number), ""
         if told and rng.random() < 0.75:
             rule = rng.choice(self.rules)
@@ -245,25 +254,29 @@ class Summation:
         response  10                              (length 5)
 
     A rule says what is asked of the two values: + their sum, - their distance, x their product.
+    Told nothing, a document asks for distances.
     The answer is one item of two digits; ``accuracy`` and ``exact`` are the same here.
     """
 
     name = "summation"
-    target_rule = "+"
+    target_rule, plain_rule = "+", "-"
     rules = ("+", "-", "x")
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
     possible_lengths = range(2, 27)  # a sum takes two variables; there are 26 letters
     test_lengths = (*id_lengths, *ood_lengths)
+    metrics = ("exact",)
     claim = ("exact", "OOD exact", ood_lengths)
     claimed, baselines = ("Comma_2", "4_2", "8_2"), ("Start_2", "End_2")
     methods = (*baselines, *claimed)
     controls = ("Comma_2-own", "4_2-own", "Start_22", "End_22", "Start_50", "End_50",
-                "Comma_2:random", "Comma_2:shuffled", "Comma_2:removed", "full")
+                "Comma_2:random", "full")
 
     def variables(self, rng: random.Random, count: int) -> dict[str, int]:
+        """Different letters with any values 0 ... 9, in the order of the list."""
         return {name: rng.randrange(10) for name in rng.sample(VARIABLES, count)}
 
     def question(self, rng: random.Random, rule: str, values: dict[str, int]) -> tuple[str, str]:
+        """``ak=`` and ``10``"""
         first, second = rng.sample(sorted(values), 2)
         a, b = values[first], values[second]
         answer = combine(rule, a, b, modulus=100)
@@ -284,9 +297,9 @@ class Summation:
         """``Sx:a=3,k=7,S+:f=1?ak=10,k=7,S-:fk=06;``: a rule holds until another is said.
 
         Lists of 2 ... 26, short ones more often; half of what is asked is plain look-up (``k=7``),
-        where retrieval is learned first. Told nothing, a document asks for distances.
+        where retrieval is learned first.
         """
-        told, rule = rng.random() < 0.75, "-"
+        told, rule = rng.random() < 0.75, self.plain_rule
         values = self.variables(rng, min(rng.randint(2, 26), rng.randint(2, 26)))
         listed = [f"{name}={value}" for name, value in values.items()]
         text = ""
@@ -336,18 +349,6 @@ def pretraining_batches(shares: dict[str, float], rng: random.Random, rows: int,
         yield block.unfold(0, context + 1, context)
 
 
-def show(row: Example, text: str, width: int = 90) -> str:
-    """A generated answer in full, in lines, with ``^`` under its first mistake."""
-    pairs = enumerate(zip_longest(text, row.response))
-    mistake = next((place for place, (wrote, true) in pairs if wrote != true), None)
-    lines = ["without a mistake" if mistake is None else f"first mistake: character {mistake + 1}"]
-    for start in range(0, max(len(text), (mistake or 0) + 1), width):
-        lines.append("    " + text[start:start + width])
-        if mistake is not None and start <= mistake < start + width:
-            lines.append(" " * (4 + mistake - start) + "^")
-    return "\n".join(lines)
-
-
 def purpose_of(query: str) -> str:
     """Every query serves one purpose: a tenth is for tests, a tenth for validation."""
     return {0: "test", 1: "validation"}.get(zlib.crc32(query.encode()) % 10, "tune")
@@ -368,7 +369,7 @@ def examples(task, lengths, purpose: str, seed: int, count: int) -> list[Example
 
 
 def check_length(task, length: int, context: int) -> None:
-    """Raises ValueError if an example with its rule said before every item overflows the context."""
+    """Raises ValueError if an example overflows the context with its rule before every item."""
     def needed(n: int) -> int:
         row = task.example(random_source("layout", 0), n)
         text = "," + row.query + row.response[:-1]  # nothing is said behind the last token
@@ -378,3 +379,15 @@ def check_length(task, length: int, context: int) -> None:
         longest = max(n for n in task.possible_lengths if needed(n) <= context)
         raise ValueError(f"length {length} of {task.name} does not fit: the model's context of "
                          f"{context} tokens takes {task.possible_lengths[0]} to {longest}")
+
+
+def show(row: Example, text: str, width: int = 90) -> str:
+    """A generated answer in full, in lines, with ``^`` under its first mistake."""
+    pairs = enumerate(zip_longest(text, row.response))
+    mistake = next((place for place, (wrote, true) in pairs if wrote != true), None)
+    lines = ["without a mistake" if mistake is None else f"first mistake: character {mistake + 1}"]
+    for start in range(0, max(len(text), (mistake or 0) + 1), width):
+        lines.append("    " + text[start:start + width])
+        if mistake is not None and start <= mistake < start + width:
+            lines.append(" " * (4 + mistake - start) + "^")
+    return "\n".join(lines)

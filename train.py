@@ -35,23 +35,26 @@ from model import GPT, GPTConfig, PretrainConfig, pretrain, refuse_difference, s
 from tasks import (END, TASKS, TOKEN_ID, Example, check_length, decode, draw, encode, examples,
                    pretraining_batches, random_source, show)
 
-REFERENCES = {  # in place of latents
-    "base": "the frozen base with nothing said",
-    "instruction": "the rule said in words before the query",
-    "reminders": "the same, and again behind every comma: what Comma_m does, in words",
-    "full": "all weights tuned, no latents",
+REFERENCES = {  # in place of latents: the rule in words, before the query and behind every comma?
+    "base": (False, False),
+    "instruction": (True, False),
+    "reminders": (True, True),  # Start_m+Comma_m in words
 }
+FULL = "full"  # in place of latents: all weights tuned
 CONTROLS = {  # of tuned latents, written behind their placement, as in Comma_4:random
     "random": "untrained vectors of the same lengths",
     "shuffled": "every vector in the place of the next",
     "removed": "the last group left out",
 }
 NO_LATENTS = Placement(())
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 95 %, 2 ... 10 seeds
+# Student's t for 95 % and 2, 3, ... 10 seeds; the last one is wide enough for more.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
 class TuneConfig:
+    """The budget of one tuning, the same for every method."""
+
     steps: int = 400
     rows: int = 32  # examples per step, of in-distribution lengths
     lrs: tuple[float, ...] = (1.0, 2.0)  # each tuning takes the one with the best validation loss
@@ -70,14 +73,16 @@ FAST_TUNE = {"steps": 5, "warmup": 1, "validation_rows": 20, "test_rows": 22}
 # ------------------------------------------------------------------------------------------ tuning
 
 def to_batch(rows: list[Example], device) -> VerbalBatch:
+    """Queries with their true responses, for the loss."""
     return VerbalBatch.collate([encode(row.query) for row in rows],
                                [encode(row.response) for row in rows], device)
 
 
-def start_of_tuning(base: GPT, method: str, lr: float, seed: int, config: TuneConfig):
-    """What is to be tuned: model, latents, and the optimiser of one or the other."""
+def start_of_tuning(base: GPT, method: str, lr: float, seed: int, config: TuneConfig
+                    ) -> tuple[GPT, LatentTokens, torch.optim.Optimizer]:
+    """Model and latents before tuning, and the optimiser of one or the other."""
     width, device = base.config.width, base.head.weight.device
-    if method == "full":
+    if method == FULL:
         model = deepcopy(base).requires_grad_(True)
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
         return model, LatentTokens(NO_LATENTS, width).to(device), optimizer
@@ -90,7 +95,7 @@ def start_of_tuning(base: GPT, method: str, lr: float, seed: int, config: TuneCo
 
 def tune(base: GPT, task, method: str, lr: float, seed: int,
          config: TuneConfig) -> tuple[GPT, LatentTokens]:
-    """Train the latents of a placement on in-distribution lengths; ``base`` stays as it is."""
+    """Train latents, or a copy of all weights, on in-distribution lengths; ``base`` stays."""
     model, latents, optimizer = start_of_tuning(base, method, lr, seed, config)
     rates = schedule(optimizer, config)
     rng = random_source(f"{task.name}/tune", seed)
@@ -113,7 +118,7 @@ def tune_best(base: GPT, task, method: str, seed: int,
                     max(1, config.validation_rows // len(task.id_lengths)))
     batch = to_batch(rows, base.head.weight.device)
     tuned, losses = {}, {}
-    for lr in config.full_lrs if method == "full" else config.lrs:
+    for lr in config.full_lrs if method == FULL else config.lrs:
         tuned[lr] = tune(base, task, method, lr, seed, config)
         with torch.no_grad():
             losses[lr] = response_loss(*tuned[lr], batch).item()
@@ -129,26 +134,29 @@ def altered(latents: LatentTokens, control: str, seed: int) -> LatentTokens:
     elif control == "shuffled":
         vectors = vectors.roll(1, dims=0)
     else:
-        noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed + 1_000_000)  # not the one of initial values
+        noise = torch.randn(vectors.shape, generator=generator)
         vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
     result = LatentTokens(placement, vectors.shape[1])
     result.vectors.data.copy_(vectors[:placement.total])
+    result.vectors.requires_grad_(control != "random")  # for the column "trained"
     return result
 
 
 # -------------------------------------------------------------------------------------- evaluation
 
 def answers(model: GPT, latents: LatentTokens, rows: list[Example], method: str) -> list[str]:
-    """The generated text for each example; REFERENCES says what is said in words."""
-    texts, instruction = [], rows[0].instruction  # the task's
-    reminder = instruction if method == "reminders" else ""
-    said = instruction if method == "reminders" or method.startswith("instruction") else ""
+    """The generated text for each example, without the reminders in it."""
+    told, reminded = REFERENCES.get(method, (False, False))
+    instruction = rows[0].instruction  # all are of one task
+    said, reminder = instruction * told, instruction * reminded
+    texts = []
     for start in tqdm(range(0, len(rows), 128), desc=f"testing {method}", leave=False):
         chunk = rows[start:start + 128]
         queries = [encode(said + row.query.replace(",", "," + reminder)) for row in chunk]
         longest = max(len(row.response.replace(",", "," + reminder)) for row in chunk)
         written = generate(model, latents, queries, longest, TOKEN_ID[END], encode(reminder))
-        texts += [decode(token_ids).replace(reminder or END + END, "") for token_ids in written]
+        texts += [decode(token_ids).replace("," + reminder, ",") for token_ids in written]
     return texts
 
 
@@ -160,14 +168,16 @@ def evaluate(model: GPT, latents: LatentTokens, task, method: str, seed: int, le
     for row, text in zip(rows, answers(model, latents, rows, method)):
         for length, score in task.score(row, text).items():
             scores[length].append(score)
-    trained = [each for part in (model, latents) for each in part.parameters() if each.requires_grad]
+    trained = sum(each.numel() for each in (*model.parameters(), *latents.parameters())
+                  if each.requires_grad)
     return [{
         "task": task.name, "method": method, "seed": seed, "length": length,
-        "split": "id" if length in task.id_lengths else "ood",
+        "split": ("id" if length in task.id_lengths else
+                  "ood" if length in task.ood_lengths else "other"),
         "accuracy": fmean(score.accuracy for score in scores[length]),
         "exact": fmean(score.exact for score in scores[length]),
         "latents_inserted": latents_inserted(task, latents.placement, length),
-        "trainable_parameters": sum(each.numel() for each in trained),
+        "trainable_parameters": trained,
     } for length in scores]
 
 
@@ -182,7 +192,7 @@ def table(rows: list[dict]) -> str:
     task = TASKS[rows[0]["task"]]
     lengths = sorted({row["length"] for row in rows})
     splits = {"ID": task.id_lengths, "OOD": task.ood_lengths, "far OOD": task.far_lengths}
-    cells = [(metric, name, split) for metric in ("accuracy", "exact")
+    cells = [(metric, name, split) for metric in task.metrics
              for name, split in splits.items() if set(split) & set(lengths)]
     heads = [f"{metric} {name} {split[0]}-{split[-1]}" for metric, name, split in cells]
     lines = [f"| {task.name} | seeds | trained | inserted at {lengths[-1]} | "
@@ -191,7 +201,8 @@ def table(rows: list[dict]) -> str:
         mine = [row for row in rows if row["method"] == method]
         means = [by_seed(mine, metric, split) for metric, _, split in cells]
         inserted = max(row["latents_inserted"] for row in mine)
-        lines.append(f"| `{method}` | {len(means[0])} | {mine[0]['trainable_parameters']} | "
+        seeds = len({row["seed"] for row in mine})
+        lines.append(f"| `{method}` | {seeds} | {mine[0]['trainable_parameters']} | "
                      f"{inserted} | " + " | ".join(map(mean_and_sd, means)) + " |")
     return "\n".join(lines)
 
@@ -206,7 +217,9 @@ def by_seed(rows: list[dict], metric: str, lengths) -> dict[int, float]:
 
 
 def mean_and_sd(means: dict[int, float]) -> str:
-    """``0.93 ± 0.02``, over the seeds."""
+    """``0.93 ± 0.02``, over the seeds; nothing if no such length was tested."""
+    if not means:
+        return ""
     sd = f" ± {stdev(means.values()):.2f}" if len(means) > 1 else ""
     return f"{fmean(means.values()):.2f}{sd}"
 
@@ -215,7 +228,8 @@ def differences(rows: list[dict]) -> str:
     """The claim of a task in Markdown: methods against baselines on the same seeds.
 
     Every seed tunes anew and draws its own test rows, the same for all methods; so an interval
-    over the seeds' differences (Student's t) covers both.
+    over the seeds' differences (Student's t) covers both. It does not cover other bases, and is
+    not corrected for the number of differences.
     """
     task = TASKS[rows[0]["task"]]
     metric, name, lengths = task.claim
@@ -229,8 +243,9 @@ def differences(rows: list[dict]) -> str:
         if len(pairs) > 1:
             mean, baseline = fmean(pairs), fmean(values[theirs][seed] for seed in seeds)
             half = STUDENT[min(len(pairs), 10) - 2] * stdev(pairs) / len(pairs) ** 0.5
+            relative = f"{mean / baseline:+.0%}" if baseline else "from zero"
             lines.append(f"| `{ours}` - `{theirs}` | {mean:+.2f} | {mean - half:+.2f} to "
-                         f"{mean + half:+.2f} | {mean / max(baseline, 1e-9):+.0%} |")
+                         f"{mean + half:+.2f} | {relative} |")
     return "\n".join(lines) if lines[2:] else ""
 
 
@@ -281,6 +296,7 @@ class Run:
         self.done("pre-training", started)
 
     def save(self) -> None:
+        """Write both JSON files, each by way of a neighbour."""
         for name, content in (("config", self.results["config"]), ("results", self.results)):
             partial = self.folder / f"{name}.json.partial"
             partial.write_text(json.dumps(content, indent=1))
@@ -306,28 +322,28 @@ class Run:
             self.results["rows"] += evaluate(model, latents, task, method, seed,
                                              self.lengths or task.test_lengths,
                                              self.tuning.test_rows)
-            if method == "full":  # has the model kept its other skills?
+            if method == FULL:  # has the model kept its other skills?
                 for other in TASKS.values():
                     if other is not task:
-                        self.results["rows"] += evaluate(
-                            model, latents, other, f"instruction, after full on {task.name}", seed,
-                            other.test_lengths, self.tuning.test_rows)
+                        rows = evaluate(model, latents, other, "instruction", seed,
+                                        other.test_lengths, self.tuning.test_rows)
+                        name = f"instruction, after full on {task.name}"
+                        self.results["rows"] += [row | {"method": name} for row in rows]
         self.done(f"{task.name}, {method}, seed {seed}", started)
 
     def prepare(self, task, method: str, seed: int) -> tuple[GPT, LatentTokens]:
         """The model and the latents that a method is tested with, tuned here where it has to be."""
         placement, _, control = method.partition(":")
         if control:
-            file = self.latents_file(task, placement, seed)
-            if not file.exists():
-                self.tune_and_test(task, placement, seed)
-            latents = LatentTokens.load(file, self.model.config.width)
+            self.tune_and_test(task, placement, seed)
+            latents = LatentTokens.load(self.latents_file(task, placement, seed),
+                                        self.model.config.width)
             return self.model, altered(latents, control, seed).to(self.device)
-        if method in REFERENCES and method != "full":
+        if method in REFERENCES:
             return self.model, LatentTokens(NO_LATENTS, self.model.config.width).to(self.device)
         model, latents, chosen = tune_best(self.model, task, method, seed, self.tuning)
         self.results["tuning"].append({"task": task.name, "method": method, "seed": seed} | chosen)
-        if method != "full":
+        if method != FULL:
             latents.save(self.latents_file(task, method, seed))
         return model, latents
 
@@ -366,7 +382,7 @@ def make_parser() -> Parser:
         help="tune and test with the seeds 0 ... N-1; default: 1")
     add("--steps", type=int, metavar="N", help=f"steps of tuning; default: {TuneConfig.steps}")
     add("--lr", type=float, nargs="+", metavar="X",
-        help="learning rates of tuning, the best by validation loss is kept; default: 1.0 2.0")
+        help="learning rates of latents, the best by validation loss is kept; default: 1.0 2.0")
     add("--pretrain-steps", type=int, metavar="N",
         help=f"steps of pre-training; default: {PretrainConfig.steps}")
     add("--pretrain-seed", type=int, metavar="N", help="seed of the base; default: 0")
@@ -386,7 +402,7 @@ def make_parser() -> Parser:
 
 def canonical(method: str, own_positions: bool) -> str:
     """A method's one name. Raises ValueError on an unknown one."""
-    if method in REFERENCES:
+    if method in (*REFERENCES, FULL):
         return method
     notation, colon, control = method.partition(":")
     if colon and control not in CONTROLS:
@@ -399,10 +415,10 @@ def canonical(method: str, own_positions: bool) -> str:
 
 
 def methods_of(task, args: argparse.Namespace) -> list[str]:
-    """What is asked for of a task, each method once, and behind three references."""
+    """What is asked for of a task, each method once, and behind the references."""
     methods = [*(args.methods or task.methods), *(task.controls if args.controls else ())]
     named = [canonical(method, args.own_positions) for method in methods]
-    return list(dict.fromkeys(["base", "instruction", "reminders", *named]))
+    return list(dict.fromkeys([*REFERENCES, *named]))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -450,7 +466,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         check(args)
-        print_tables(read_results(args.out / "results.json")) if args.table else run(args)
+        if args.table:
+            print_tables(read_results(args.out / "results.json"))
+        else:
+            run(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -62,7 +62,9 @@ def test_a_whole_run(task, tmp_path, capsys):
     trained = {row["method"]: row["trainable_parameters"] for row in results["rows"]}
     assert len({trained[method] for method in TASKS[task].methods}) == 1  # no tilting
     for row in results["rows"]:
-        assert row["split"] == ("id" if row["length"] in TASKS[task].id_lengths else "ood")
+        splits = {"id": TASKS[task].id_lengths, "ood": TASKS[task].ood_lengths}
+        assert row["split"] in splits or row["length"] == 3  # a sum of 3 variables is neither
+        assert all((row["split"] == name) == (row["length"] in splits[name]) for name in splits)
         assert 0.0 <= row["exact"] <= row["accuracy"] <= 1.0
         assert (row["trainable_parameters"] == 0) == (row["method"] in train.REFERENCES)
     printed = capsys.readouterr().out
@@ -134,6 +136,7 @@ def test_controls_alter_nothing_but_what_they_say():
     assert not torch.isclose(drawn.vectors, tuned).any()
     assert drawn.placement == swapped.placement == latents.placement
     assert torch.equal(latents.vectors, tuned)
+    assert swapped.vectors.requires_grad and not drawn.vectors.requires_grad  # trained, or not
 
 
 def test_all_controls_of_a_task(tmp_path, capsys):
@@ -143,7 +146,7 @@ def test_all_controls_of_a_task(tmp_path, capsys):
     rows = run(tmp_path, "--methods", "Comma_4:removed", "--controls")["rows"]
     by_method = {(row["task"], row["method"], row["length"]): row for row in rows}
     methods = {method for task, method, _ in by_method if task == "generation"}
-    assert methods == {"base", "instruction", "reminders", "Comma_4", *task.controls}
+    assert methods == {*train.REFERENCES, "Comma_4", "Comma_4:removed", *task.controls}
     for length in range(1, 18):
         removed, base = (by_method["generation", method, length]
                          for method in ("Comma_4:removed", "base"))
@@ -212,7 +215,7 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     (["--unknown"], "unrecognized arguments"),
 ])
 def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
-    """Bug caught: a typing error found out after seven minutes of pre-training."""
+    """Bug caught: a typing error found out after eight minutes of pre-training."""
     assert message in refusal(capsys, "--out", str(tmp_path / "run"), *arguments)
     assert not (tmp_path / "run").exists()
 
@@ -226,7 +229,7 @@ def test_paths_that_cannot_be_written_are_refused(tmp_path, capsys):
 
 
 def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
-    """Bug caught: seven minutes of pre-training lost to a forgotten --out."""
+    """Bug caught: eight minutes of pre-training lost to a forgotten --out."""
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     for other, named in ((["--lr", "0.5"], "tune.lrs = [1.0, 2.0]"),
@@ -279,3 +282,16 @@ def test_differences_are_paired_by_seed():
         # pairs 0.2 and 0.1: mean 0.15, sd 0.0707, half-width 12.706 * 0.0707 / sqrt(2) = 0.635
         "| `Comma_4` - `End_4` | +0.15 | -0.49 to +0.79 | +19% |"]
     assert train.differences(rows_of("Comma_4", [(0, 16, 1.0)])) == ""
+    rows = [*rows_of("Comma_4", [(0, 16, 1.0), (1, 16, 1.0)]),
+            *rows_of("Start_4", [(0, 16, 0.0), (1, 16, 0.0)])]
+    assert train.differences(rows).endswith("| +1.00 | +1.00 to +1.00 | from zero |")
+
+
+def test_lengths_outside_every_split(tmp_path, capsys):
+    """Bug caught: a table without any column, or without some method's, that ends the run."""
+    train.main(["--fast", "--device", "cpu", "--lengths", "3", "--task", "summation",
+                "--methods", "full", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {row["split"] for row in rows if row["task"] == "summation"} == {"other"}
+    assert "| `full` | 1 |" in capsys.readouterr().out
+    run(tmp_path / "id", "--methods", "full")
