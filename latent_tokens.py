@@ -5,12 +5,12 @@ Latent Tokens", arXiv 2505.12629: placement, insertion, position sharing, the tr
 match decoding, and decoding itself. Only the latent vectors train; the base model stays as it is.
 
 The one picture to keep in mind: ``Start_1+Comma_1``, query ``1,2``, response ``3,4``.
-Latents are written [S] and [C]; [C] is the same vector wherever it stands.
+Latents are written <S> and <C>; <C> is the same vector wherever it stands.
 
     ------------------------------------------------------------------
                    query                          response
     slot           0    1    2    3    4          5    6    7    8
-    input         [S]   1   [C]   ,    2          3   [C]   ,    4
+    input         <S>   1   <C>   ,    2          3   <C>   ,    4
     position_id    0    0    1    1    2          3    4    4    5
     read for                           3          ,         4
     ------------------------------------------------------------------
@@ -20,7 +20,7 @@ Latents are written [S] and [C]; [C] is the same vector wherever it stands.
 * Latents have no targets and cannot be sampled: logits range over the vocabulary alone.
 * The first response token is read off the last slot of the augmented query (an End latent, where
   there is one); every later one off the *verbal* token before it, never off a latent: after ``3``
-  comes ``,``, and only once ``,`` is known is [C] inserted before it and both are fed. Training
+  comes ``,``, and only once ``,`` is known is <C> inserted before it and both are fed. Training
   reads the same slots (``AugmentedBatch.read_slots``).
 
     the paper     here            shape    meaning
@@ -245,7 +245,7 @@ class LatentTokens(nn.Module):
 
     @torch.no_grad()
     def initialise(self, token_embedding: Tensor, generator: torch.Generator) -> None:
-        """Start near the mean of the vocabulary's embeddings (V, D); [?] in the paper."""
+        """Start near the mean of the vocabulary's embeddings (V, D); unknown in the paper."""
         noise = torch.randn(self.vectors.shape, generator=generator).to(self.vectors.device)
         self.vectors.copy_(token_embedding.mean(dim=0) + 0.1 * token_embedding.std(dim=0) * noise)
 
@@ -282,7 +282,7 @@ class LatentTokens(nn.Module):
 # ------------------------------------------------------------------------- training and decoding
 
 def response_loss(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Tensor:
-    """Mean next-token cross-entropy, in nats, over the verbal tokens of the responses [R]."""
+    """Mean next-token cross-entropy, in nats, over the verbal tokens of the responses."""
     logits = response_logits(model, latents, batch)
     targets = batch.token_ids.masked_fill(~batch.is_response, -100)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)

@@ -100,7 +100,7 @@ class Generation:
         query     44@47=83,
         response  47@83=34,83@34=21,34@21=53,      (length 3)
 
-    [S] The target rule is the paper's: first digit |a1 + b1| mod 9, second |a2 - b2| mod 9. Here it
+    The target rule is the paper's: first digit |a1 + b1| mod 9, second |a2 - b2| mod 9. Here it
     is one of 54 that pre-training shows: an operation of + - x for each digit, modulo 5 ... 10.
     Told nothing, a document adds digits modulo 10 (++0).
     An equation is correct if its operands are the last operand and result *as written* before it
