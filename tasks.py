@@ -275,6 +275,10 @@ class Summation:
         """Different letters with any values 0 ... 9, in the order of the list."""
         return {name: rng.randrange(10) for name in rng.sample(VARIABLES, count)}
 
+    def items(self, values: dict[str, int]) -> list[str]:
+        """``a=3``, ``k=7``, ..."""
+        return [f"{name}={value}" for name, value in values.items()]
+
     def question(self, rng: random.Random, rule: str, values: dict[str, int]) -> tuple[str, str]:
         """``ak=`` and ``10``"""
         first, second = rng.sample(sorted(values), 2)
@@ -285,8 +289,7 @@ class Summation:
     def example(self, rng: random.Random, length: int) -> Example:
         values = self.variables(rng, length)
         asked, answer = self.question(rng, self.target_rule, values)
-        listed = ",".join(f"{name}={value}" for name, value in values.items())
-        return Example(f"{listed}?{asked}", answer, f"S{self.target_rule}:")
+        return Example(f"{','.join(self.items(values))}?{asked}", answer, f"S{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at the example's own length."""
@@ -301,8 +304,7 @@ class Summation:
         """
         told, rule = rng.random() < 0.75, self.plain_rule
         values = self.variables(rng, min(rng.randint(2, 26), rng.randint(2, 26)))
-        listed = [f"{name}={value}" for name, value in values.items()]
-        text = ""
+        listed, text = self.items(values), ""
         for index in range(2 * len(listed) + 6):
             asking = index - len(listed)  # the how-manieth question this is, from 0 on
             text += "?" if asking == 0 else "," if index else ""

@@ -313,6 +313,10 @@ class Run:
     def latents_file(self, task, method: str, seed: int) -> Path:
         return self.folder / "latents" / f"{task.name}-{method}-seed{seed}.pt"
 
+    def load_latents(self, task, method: str, seed: int) -> LatentTokens:
+        """What an earlier tuning of this run saved."""
+        return LatentTokens.load(self.latents_file(task, method, seed), self.model.config.width)
+
     def tune_and_test(self, task, method: str, seed: int) -> None:
         """One method with one seed, unless that is done."""
         started = time.perf_counter()
@@ -336,9 +340,8 @@ class Run:
         placement, _, control = method.partition(":")
         if control:
             self.tune_and_test(task, placement, seed)
-            latents = LatentTokens.load(self.latents_file(task, placement, seed),
-                                        self.model.config.width)
-            return self.model, altered(latents, control, seed).to(self.device)
+            latents = altered(self.load_latents(task, placement, seed), control, seed)
+            return self.model, latents.to(self.device)
         if method in REFERENCES:
             return self.model, LatentTokens(NO_LATENTS, self.model.config.width).to(self.device)
         model, latents, chosen = tune_best(self.model, task, method, seed, self.tuning)
@@ -353,8 +356,8 @@ class Run:
         rows = examples(task, [length], "test", 0, 3)
         tuned = [method for method in methods if self.latents_file(task, method, 0).exists()]
         for method, row in [(method, row) for row in rows for method in tuned[-3:]][:3]:
-            latents = LatentTokens.load(self.latents_file(task, method, 0), self.model.config.width)
-            text, = answers(self.model, latents.to(self.device), [row], method)
+            latents = self.load_latents(task, method, 0).to(self.device)
+            text, = answers(self.model, latents, [row], method)
             print(f"\n{method} on {row.query}", show(row, text))
 
 
