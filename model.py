@@ -19,10 +19,11 @@ Left out, on purpose: dropout, biases, weight tying, mixed precision.
 """
 
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 import os
 from pathlib import Path
 from typing import Iterator
+import zlib
 
 import torch
 from torch import Tensor, nn
@@ -265,12 +266,15 @@ def pretrain(config: PretrainConfig, batches: Iterator[Tensor], path: Path, devi
 
     batches: token ids (B, context + 1), B = config.rows, the same at every call. Saves every 50
     steps, optimisers included, so that a run that was stopped ends up like an unstopped one.
-    Raises ValueError if ``path`` cannot be read or was made with other settings.
+    Raises ValueError if ``path`` cannot be read or was made with other settings or another text.
     """
+    first = next(batches)
+    batches = chain([first], batches)
+    settings = asdict(config) | {"text": zlib.crc32(first.numpy().tobytes())}
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
     optimizers = model.configure_optimizers(config.muon_lr, config.adam_lr)
-    done = resume(path, config, model, optimizers) if path.exists() else 0
+    done = resume(path, settings, model, optimizers) if path.exists() else 0
     schedules = [schedule(optimizer, config, done) for optimizer in optimizers]
     position_ids = torch.arange(config.model.context, device=device).expand(config.rows, -1)
     bar = tqdm(range(done, config.steps), initial=done, total=config.steps, desc="pre-training",
@@ -286,13 +290,13 @@ def pretrain(config: PretrainConfig, batches: Iterator[Tensor], path: Path, devi
         model.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % 50 == 0 or step + 1 == config.steps:
-            save_atomically({"config": asdict(config), "step": step + 1,
+            save_atomically({"config": settings, "step": step + 1,
                              "model": model.state_dict(),
                              "optimizers": [each.state_dict() for each in optimizers]}, path)
     return model.requires_grad_(False).eval()
 
 
-def resume(path: Path, config: PretrainConfig, model: GPT, optimizers: list) -> int:
+def resume(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
     """Load a checkpoint into model and optimisers; returns the steps it has done."""
     unreadable = ValueError(f"{path} is not a readable base checkpoint: delete it or choose "
                             "another --out")
@@ -301,7 +305,7 @@ def resume(path: Path, config: PretrainConfig, model: GPT, optimizers: list) -> 
         found = dict(saved["config"])
     except Exception as error:  # torch.load raises half a dozen types on a damaged file
         raise unreadable from error
-    refuse_difference(path, found, asdict(config))
+    refuse_difference(path, found, settings)
     try:
         for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
             part.load_state_dict(state)

@@ -245,6 +245,14 @@ def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
+def test_a_base_is_not_reused_for_another_text(tmp_path, monkeypatch, capsys):
+    """Bug caught: an edited ``document`` (the README's first exercise) that changes nothing."""
+    run(tmp_path)
+    monkeypatch.setattr(type(TASKS["repetition"]), "document", lambda task, rng: "Rs0:4@7=2*00;")
+    line = refusal(capsys, "--fast", "--lengths", "3", "17", "--out", str(tmp_path))
+    assert "base.pt was made with text = " in line and "choose another --out" in line
+
+
 @pytest.mark.parametrize("name", ["base.pt", "results.json"])
 def test_damaged_files_are_refused(name, tmp_path, capsys):
     """Bug caught: a damaged file that ends in a traceback, or is overwritten."""
