@@ -163,9 +163,24 @@ class VerbalBatch:
         return torch.arange(N, device=self.token_ids.device).expand(B, N)
 
     @property
-    def is_response(self) -> Tensor:
+    def in_query(self) -> Tensor:
+        """(B, N), bool."""
+        return self.index < self.query_lengths[:, None]
+
+    @property
+    def in_row(self) -> Tensor:
+        """(B, N), bool: query or response, not padding."""
+        return self.index < self.lengths[:, None]
+
+    @property
+    def in_response(self) -> Tensor:
         """(B, N), bool: the tokens that are scored."""
-        return (self.index >= self.query_lengths[:, None]) & (self.index < self.lengths[:, None])
+        return self.in_row & ~self.in_query
+
+    def due(self, placement: Placement) -> Tensor:
+        """Which latents stand before each verbal token: (B, N, M), bool; none before padding."""
+        due = placement.due(self.token_ids, self.index, self.query_lengths)
+        return due & self.in_row[..., None]
 
 
 @dataclass(frozen=True)
@@ -210,10 +225,8 @@ def lay_out(present: Tensor, first_index: Tensor, first_slot: Tensor,
 
 def augment(batch: VerbalBatch, placement: Placement) -> AugmentedBatch:
     """Insert the latents of ``placement`` into whole rows, query and response, for training."""
-    index, query_lengths = batch.index, batch.query_lengths[:, None]
-    there = index < batch.lengths[:, None]  # (B, N)
-    due = placement.due(batch.token_ids, index, batch.query_lengths) & there[..., None]
-    present = torch.cat([due, there[..., None]], dim=2)  # (B, N, M + 1)
+    due = batch.due(placement)  # (B, N, M)
+    present = torch.cat([due, batch.in_row[..., None]], dim=2)  # (B, N, M + 1)
     nothing_before = torch.zeros_like(batch.lengths)
     sources, position_ids, valid = lay_out(present, nothing_before, nothing_before,
                                            placement.share_positions)
@@ -222,9 +235,10 @@ def augment(batch: VerbalBatch, placement: Placement) -> AugmentedBatch:
     waiting = (due & placement.waiting(due.device)).sum(dim=2)  # (B, N)
     end_of_query = verbal_slots - waiting - 1  # last slot fed before a first response token
     after_verbal = F.pad(verbal_slots[:, :-1], (1, 0))  # slot of the verbal token before
-    read_slots = torch.where(index == query_lengths, end_of_query, after_verbal)
+    first = batch.index == batch.query_lengths[:, None]
+    read_slots = torch.where(first, end_of_query, after_verbal)
     return AugmentedBatch(sources, position_ids, valid,
-                          read_slots.masked_fill(~batch.is_response, 0))
+                          read_slots.masked_fill(~batch.in_response, 0))
 
 
 def count_latents(placement: Placement, query: list[int], response: list[int]) -> int:
@@ -284,7 +298,7 @@ class LatentTokens(nn.Module):
 def response_loss(model: GPT, latents: LatentTokens, batch: VerbalBatch) -> Tensor:
     """Mean next-token cross-entropy, in nats, over the verbal tokens of the responses."""
     logits = response_logits(model, latents, batch)
-    targets = batch.token_ids.masked_fill(~batch.is_response, -100)
+    targets = batch.token_ids.masked_fill(~batch.in_response, -100)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
 
@@ -318,10 +332,7 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     # The query, and a stand-in for the first response token. No comma, it lets just those groups
     # stand before it that belong to the query (End, k_m); the stand-in itself is not fed.
     batch = VerbalBatch.collate(queries, [[PADDING]] * len(queries), device)
-    in_query = batch.index < batch.query_lengths[:, None]
-    due = placement.due(batch.token_ids, batch.index, batch.query_lengths)
-    due &= (batch.index < batch.lengths[:, None])[..., None]
-    present = torch.cat([due, in_query[..., None]], dim=2)  # (B, N, M + 1)
+    present = torch.cat([batch.due(placement), batch.in_query[..., None]], dim=2)  # (B, N, M + 1)
     verbal = model.embed(batch.token_ids)  # (B, N, D)
 
     nothing = [model.config.vocab_size] * LOOK_BACK

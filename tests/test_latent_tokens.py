@@ -78,7 +78,7 @@ def test_the_picture_at_the_top_of_latent_tokens():
     assert rows.sources.tolist() == [[S, 0, C, 1, 2, 3, C, 4, 5]]
     assert rows.position_ids.tolist() == [[0, 0, 1, 1, 2, 3, 4, 4, 5]]
     assert rows.valid.all()
-    assert batch.is_response.tolist() == [[False, False, False, True, True, True]]
+    assert batch.in_response.tolist() == [[False, False, False, True, True, True]]
     assert rows.read_slots.tolist() == [[0, 0, 0, 4, 5, 7]]  # what is read for 3 , 4
 
 
@@ -101,7 +101,7 @@ def test_insertion_equals_the_naive_loop(notation):
         slots, positions, read = naive_row(placement, encode(query), encode(response), N)
         assert rows.sources[b, rows.valid[b]].tolist() == slots
         assert rows.position_ids[b, rows.valid[b]].tolist() == positions
-        assert rows.read_slots[b, batch.is_response[b]].tolist() == read
+        assert rows.read_slots[b, batch.in_response[b]].tolist() == read
         assert rows.valid[b].sum() == len(slots)
         assert count_latents(placement, encode(query), encode(response)) == \
             len(slots) - len(query + response)
@@ -145,8 +145,8 @@ def test_a_ragged_batch_equals_each_row_alone(model, notation):
     together = response_logits(model, latents, batch)
     for b in range(len(QUERIES)):
         row = some_batch(slice(b, b + 1))
-        alone = response_logits(model, latents, row)[row.is_response]
-        torch.testing.assert_close(together[b, batch.is_response[b]], alone, rtol=1e-4, atol=1e-4)
+        alone = response_logits(model, latents, row)[row.in_response]
+        torch.testing.assert_close(together[b, batch.in_response[b]], alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
@@ -169,7 +169,7 @@ def test_the_loss_reads_the_slots_that_decoding_reads(writer, notation):
     written = generate(writer, latents, queries, 24)
     batch = VerbalBatch.collate(queries, written)
     chosen = response_logits(writer, latents, batch).argmax(dim=-1)
-    assert torch.equal(chosen[batch.is_response], batch.token_ids[batch.is_response])
+    assert torch.equal(chosen[batch.in_response], batch.token_ids[batch.in_response])
 
 
 def test_decoding_stops_at_the_stop_token(writer):
