@@ -242,7 +242,7 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    steps: int = 1800
+    steps: int = 1650
     rows: int = 11  # blocks per step
     shares: dict[str, float] = field(  # of the tasks in the characters of the text (tasks.py)
         default_factory=lambda: {"generation": 0.44, "repetition": 0.23, "summation": 0.33})

@@ -174,15 +174,16 @@ class Generation:
 # ------------------------------------------------------------------------------------ Repetition
 
 class Repetition:
-    """Write the items that an equation and a count n call for, counting down, then stop.
+    """Write an equation and repeat it, counting down, then stop.
 
-        query     4@7=2*03>
-        response  7@4=2*03,7@4=2*02,7@4=2*01,7@4=2*00;      (length n = 3)
+        query     4@7=2*04>
+        response  7@4=2*04,7@4=2*03,7@4=2*02,7@4=2*01,7@4=2*00;      (length n = 3)
 
-    A rule says *what* is repeated (c: the equation as it is; s: its operands swapped) and *where to
-    stop* (1: at item 1, which makes n items; 0: at item 0, which makes one more). So the first item
-    needs the instruction, and the stop needs it again, n items later. Told nothing, a document
-    repeats the equation as it is, n times (c1); the target rule is s0, above.
+    A count of n + 1 asks for an item and its n repetitions. A rule says *what* is repeated (c: the
+    equation as it is; s: its operands swapped) and *where to stop* (1: at item 1, as asked; 0: at
+    item 0, one more). So the first item needs the instruction, and the stop needs it again, behind
+    n commas. Told nothing, a document repeats the equation as it is, as often as asked (c1); the
+    target rule is s0, above.
     Each item that the rule wants is scored; ``exact`` wants the whole answer, its stop included.
     """
 
@@ -190,38 +191,38 @@ class Repetition:
     target_rule, plain_rule = "s0", "c1"
     rules = ("c0", "c1", "s0", "s1")
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
-    possible_lengths = range(1, 100)  # counts have two digits
+    possible_lengths = range(1, 99)  # counts have two digits
     test_lengths = (*id_lengths, *ood_lengths)
     metrics = ("accuracy", "exact")
     claim = ("exact", "OOD exact", ood_lengths)
     claimed, baselines = ("Start_1+Comma_1",), ("Start_2", "End_2", "Comma_2")
     methods = (*baselines, *claimed)
-    controls = ("Start_1+Comma_1-own", "Start_6", "End_6", "Start_21", "End_21",
+    controls = ("Start_1+Comma_1-own", "Start_7", "End_7", "Start_22", "End_22",
                 "Start_1+Comma_1:random", "Start_1+Comma_1:shuffled", "Start_1+Comma_1:removed",
                 "full")
 
-    def query(self, rng: random.Random, n: int) -> str:
-        """``4@7=2*03>``; the operands differ, so that swapping them shows."""
+    def query(self, rng: random.Random, count: int) -> str:
+        """``4@7=2*04>``; the operands differ, so that swapping them shows."""
         left, right = rng.sample(range(10), 2)
-        return f"{left}@{right}={(left + right) % 9}*{n:02d}>"
+        return f"{left}@{right}={(left + right) % 9}*{count:02d}>"
 
     def item(self, rule: str, query: str, number: int) -> str:
-        """``7@4=2*03``"""
+        """``7@4=2*04``"""
         left, right = query[0], query[2]
         if rule[0] == "s":
             left, right = right, left
         return f"{left}@{right}={query[4]}*{number:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
-        query, last = self.query(rng, length), int(self.target_rule[1])
-        items = [self.item(self.target_rule, query, i) for i in range(length, last - 1, -1)]
+        query, last = self.query(rng, length + 1), int(self.target_rule[1])
+        items = [self.item(self.target_rule, query, i) for i in range(length + 1, last - 1, -1)]
         return Example(query, ",".join(items) + END, f"R{self.target_rule}:")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """Score of the generated ``text`` at the example's own length."""
         written, truth = text.rstrip(END).split(","), example.response.rstrip(END).split(",")
         correct = sum(item == true for item, true in zip(written, truth))
-        length = int(example.query[-3:-1])
+        length = int(example.query[-3:-1]) - 1
         return {length: Score(correct / len(truth), text == example.response)}
 
     def document(self, rng: random.Random) -> str:
@@ -237,8 +238,8 @@ class Repetition:
         text += query + self.item(rule, query, number)
         while number > int(rule[1]):
             text += ","
-            if told and number > 1 and rng.random() < 0.33:
-                rule = rule[0] + rng.choice("01")
+            if told and rng.random() < 0.4:
+                rule = rule[0] + (rng.choice("01") if number > 1 else "0")  # too late to stop at 1
                 text += f"R{rule}:"
             number -= 1
             text += self.item(rule, query, number)

@@ -63,13 +63,13 @@ def test_repetition_wants_every_item_and_the_stop():
                                   (row.response.replace(";", ",7@4=2*99;"), 1.0, False),
                                   (row.response.replace("2*01", "3*01"), 0.75, False),
                                   ("7@4=2*03;", 0.25, False)]:
-        score = repetition.score(row, text)[3]
+        score = repetition.score(row, text)[2]
         assert (score.accuracy, score.exact) == (accuracy, exact)
     drawn = repetition.example(random_source("test", 0), 3)
     a, b, result = (int(drawn.query[place]) for place in (0, 2, 4))
     item = f"{b}@{a}={result}"
-    assert result == (a + b) % 9 and a != b
-    assert drawn.response == f"{item}*03,{item}*02,{item}*01,{item}*00;"
+    assert result == (a + b) % 9 and a != b and drawn.query[5:] == "*04>"
+    assert drawn.response == f"{item}*04,{item}*03,{item}*02,{item}*01,{item}*00;"
 
 
 def test_repetition_documents_do_what_was_said_last():
