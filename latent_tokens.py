@@ -15,7 +15,7 @@ Latents are written <S> and <C>; <C> is the same vector wherever it stands.
     read for                           3          ,         4
     ------------------------------------------------------------------
 
-* A latent takes the position id of the verbal token behind it, so verbal tokens keep the ids that
+* A latent takes the position id of the verbal token after it, so verbal tokens keep the ids that
   they would have without latents (here 0 1 2 3 4 5): inserting latents moves nothing.
 * Latents have no targets and cannot be sampled: logits range over the vocabulary alone.
 * The first response token is read off the last slot of the augmented query (an End latent, where
@@ -49,7 +49,7 @@ PADDING = 0  # any id but a comma's: padding is never attended to and never scor
 OWN_POSITIONS = "-own"  # suffix of a placement whose latents do not share positions
 NOTATION = ("Start_m, End_m, Comma_m, k_m (m latents after every k verbal tokens) "
             "or sums of them such as Start_1+Comma_1, with whole numbers m, k >= 1, "
-            "and -own behind it all for latents with positions of their own")
+            "and -own at its end for latents with positions of their own")
 
 
 # ------------------------------------------------------------------------------------- placement
@@ -76,7 +76,7 @@ class Group:
 
     @property
     def needs_next_token(self) -> bool:
-        """Is the group's place known only once the token behind it is? (Then it is fed with it.)"""
+        """Is the group's place known only once the token after it is? (Then it is fed with it.)"""
         return self.where == "Comma"
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ class Placement:
         return torch.cat(columns, dim=2)
 
     def waiting(self, device: torch.device) -> Tensor:
-        """Which latents can be fed only once the token behind them is known: (M,), bool."""
+        """Which latents can be fed only once the token after them is known: (M,), bool."""
         return torch.tensor([group.needs_next_token for group in self.groups
                              for _ in range(group.m)], dtype=torch.bool, device=device)
 
@@ -321,7 +321,7 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     """Greedy decoding with a KV cache; returns one list of verbal token ids per query.
 
     Rows may differ in length and may need their latents at different moments. A row ends with
-    ``stop_id`` (included) or after ``max_new_tokens``. ``reminder``: verbal tokens to put behind
+    ``stop_id`` (included) or after ``max_new_tokens``. ``reminder``: verbal tokens to put after
     every comma that the model writes, and to return with the rest. Positions are not checked
     against model.config.context: rotary embeddings run past it, badly. Raises ValueError on an
     empty query.
@@ -339,17 +339,13 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     recent = torch.tensor([(nothing + query)[-LOOK_BACK:] for query in queries], device=device)
     index = fed = torch.zeros_like(batch.lengths)  # verbal tokens and slots so far, (B,)
     written, finished = [], torch.zeros_like(index, dtype=torch.bool)
-    reminders = torch.tensor([*reminder, PADDING], device=device)
     reminded = torch.full_like(index, len(reminder))  # tokens of the reminder said, (B,)
     for step in range(max_new_tokens):
         sources, position_ids, valid = lay_out(present, index, fed, placement.share_positions)
         hidden = model.hidden_states(latents.fill(sources, verbal), position_ids, valid, cache)
         fed, newest = fed + valid.sum(dim=1), (valid.sum(dim=1) - 1)[:, None, None]
         next_ids = model.head(hidden.take_along_dim(newest, dim=1)).argmax(dim=-1)  # (B, 1)
-        free = reminded == len(reminder)  # rows whose next token is the model's to choose
-        next_ids = torch.where(free[:, None], next_ids, reminders[reminded][:, None])
-        comma = free & (next_ids[:, 0] == COMMA)
-        reminded = (reminded + 1).clamp(max=len(reminder)).masked_fill(comma, 0)
+        next_ids, reminded = remind(next_ids, reminded, reminder)
         written.append(next_ids)
         finished |= next_ids[:, 0] == (-1 if stop_id is None else stop_id)
         if finished.all():
@@ -363,3 +359,17 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
         verbal = model.embed(recent)[:, -1:]  # (B, 1, D)
     rows = torch.cat(written, dim=1).tolist()
     return [row[:row.index(stop_id) + 1] if stop_id in row else row for row in rows]
+
+
+def remind(next_ids: Tensor, reminded: Tensor, reminder: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Put the next token of the reminder, (B, 1), in the place of what a row in its midst chose.
+
+    reminded: (B,), how many tokens of the reminder a row has said since its last comma; all of them
+    where the next token is the model's to choose. A comma that it chooses starts the count anew.
+    """
+    free = reminded == len(reminder)
+    said = next_ids.new_tensor([*reminder, PADDING])[reminded]  # (B,)
+    next_ids = torch.where(free, next_ids[:, 0], said)  # (B,)
+    comma = free & (next_ids == COMMA)
+    reminded = (reminded + 1).clamp(max=len(reminder)).masked_fill(comma, 0)
+    return next_ids[:, None], reminded

@@ -5,7 +5,7 @@ tokens. One thing is out of the ordinary: an input embedding also sees the two v
 its own (``GPT.embed``; the README says why). Two properties make it usable with latents:
 
     * positions are data. ``position_ids`` is an argument and two slots may share one id, which is
-      how a latent token takes the position of the verbal token behind it (latent_tokens.py);
+      how a latent token takes the position of the verbal token after it (latent_tokens.py);
     * what a slot may see is decided by *slot order* and by ``valid``, never by position id.
 
 Letters used for shapes in every file:
@@ -270,7 +270,7 @@ def pretrain(config: PretrainConfig, batches: Iterator[Tensor], path: Path, devi
     """
     first = next(batches)
     batches = chain([first], batches)
-    settings = asdict(config) | {"text": zlib.crc32(first.numpy().tobytes())}
+    settings = asdict(config) | {"checksum of the text": zlib.crc32(first.numpy().tobytes())}
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
     optimizers = model.configure_optimizers(config.muon_lr, config.adam_lr)
@@ -321,7 +321,8 @@ def refuse_difference(path: Path, found: dict, wanted: dict, section: str = "") 
             refuse_difference(path, found[name], value, f"{section}{name}.")
         elif found.get(name) != value:
             raise ValueError(f"{path} was made with {section}{name} = {found.get(name)}, this run "
-                             f"wants {value}: choose another --out or the same settings")
+                             f"wants {value}: choose another --out, or the same settings "
+                             "and text")
 
 
 def save_atomically(content, path) -> None:

@@ -66,6 +66,16 @@ class Score:
     exact: bool  # everything right up to this length
 
 
+# Every task below has
+#     name; target_rule, plain_rule       rules as headers say them
+#     id_lengths, ood_lengths, far_lengths, possible_lengths, test_lengths
+#     metrics                             of Score, the columns of its table
+#     claim                               metric, name and lengths by which it is judged ...
+#     claimed, baselines                  ... and whose difference counts
+#     methods, controls                   rows of the table, by default and with --controls
+# and example(rng, length), score(example, text), document(rng).
+
+
 # ------------------------------------------------------------------------------------ Generation
 
 def combine(operation: str, a: int, b: int, modulus: int) -> int:
@@ -104,7 +114,7 @@ class Generation:
     is one of 54 that pre-training shows: an operation of + - x for each digit, modulo 5 ... 10.
     Told nothing, a document adds digits modulo 10 (++0).
     An equation is correct if its operands are the last operand and result *as written* before it
-    and its result obeys the rule, so one early slip does not condemn everything behind it.
+    and its result obeys the rule, so one early slip does not condemn everything after it.
     ``accuracy`` at length k is that of equation k alone; ``exact`` wants all k right.
     """
 
@@ -140,7 +150,7 @@ class Generation:
         return scores
 
     def follows(self, previous: str, current: str) -> bool:
-        """Is ``current`` the equation that the target rule puts behind ``previous``?"""
+        """Is ``current`` the equation that the target rule puts after ``previous``?"""
         before, now = self.pattern.fullmatch(previous), self.pattern.fullmatch(current)
         if not before or not now or now.groups()[:2] != before.groups()[1:]:
             return False
@@ -181,9 +191,9 @@ class Repetition:
 
     A count of n + 1 asks for an item and its n repetitions. A rule says *what* is repeated (c: the
     equation as it is; s: its operands swapped) and *where to stop* (1: at item 1, as asked; 0: at
-    item 0, one more). So the first item needs the instruction, and the stop needs it again, behind
-    n commas. Told nothing, a document repeats the equation as it is, as often as asked (c1); the
-    target rule is s0, above.
+    item 0, one more). So the first item needs the instruction, and the stop needs it again, n
+    commas later. Told nothing, a document repeats the equation as it is, as often as asked (c1);
+    the target rule is s0, above.
     Each item that the rule wants is scored; ``exact`` wants the whole answer, its stop included.
     """
 
@@ -191,7 +201,7 @@ class Repetition:
     target_rule, plain_rule = "s0", "c1"
     rules = ("c0", "c1", "s0", "s1")
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
-    possible_lengths = range(1, 99)  # counts have two digits
+    possible_lengths = range(1, 22)  # documents count to 22
     test_lengths = (*id_lengths, *ood_lengths)
     metrics = ("accuracy", "exact")
     claim = ("exact", "OOD exact", ood_lengths)
@@ -375,7 +385,7 @@ def check_length(task, length: int, context: int) -> None:
     """Raises ValueError if an example overflows the context with its rule before every item."""
     def needed(n: int) -> int:
         row = task.example(random_source("layout", 0), n)
-        text = "," + row.query + row.response[:-1]  # nothing is said behind the last token
+        text = "," + row.query + row.response[:-1]  # nothing is said after the last token
         return len(text.replace(",", "," + row.instruction))
 
     if length not in task.possible_lengths or needed(length) > context:

@@ -1,8 +1,8 @@
 """Pre-train a small GPT, freeze it, tune nothing but a handful of latent tokens, and compare.
 
     python train.py                           some eleven minutes on two CPU cores
-    python train.py --task all --seeds 5      the README's main table
-    python train.py --task all --controls     what the paper's readers ask for, on the same base
+    python train.py --task all --seeds 5      the README's main tables
+    python train.py --task all --controls     also the control rows, on the same base
     python train.py --methods Comma_2 8_2     two more rows for the table
     python train.py --table                   the tables of what is finished, as Markdown
     python train.py --fast                    a real run in under a minute; its numbers mean nothing
@@ -35,13 +35,13 @@ from model import GPT, GPTConfig, PretrainConfig, pretrain, refuse_difference, s
 from tasks import (END, TASKS, TOKEN_ID, Example, check_length, decode, draw, encode, examples,
                    pretraining_batches, random_source, show)
 
-REFERENCES = {  # in place of latents: the rule in words, before the query and behind every comma?
+REFERENCES = {  # in place of latents: the rule in words, before the query and after every comma?
     "base": (False, False),
     "instruction": (True, False),
     "reminders": (True, True),  # Start_m+Comma_m in words
 }
 FULL = "full"  # in place of latents: all weights tuned
-CONTROLS = {  # of tuned latents, written behind their placement, as in Comma_4:random
+CONTROLS = {  # of tuned latents, written after their placement, as in Comma_4:random
     "random": "untrained vectors of the same lengths",
     "shuffled": "every vector in the place of the next",
     "removed": "the last group left out",
@@ -192,9 +192,10 @@ def table(rows: list[dict]) -> str:
     task = TASKS[rows[0]["task"]]
     lengths = sorted({row["length"] for row in rows})
     splits = {"ID": task.id_lengths, "OOD": task.ood_lengths, "far OOD": task.far_lengths}
-    cells = [(metric, name, split) for metric in task.metrics
-             for name, split in splits.items() if set(split) & set(lengths)]
-    heads = [f"{metric} {name} {split[0]}-{split[-1]}" for metric, name, split in cells]
+    tested = {name: [n for n in lengths if n in split] for name, split in splits.items()}
+    cells = [(metric, name, tested[name]) for metric in task.metrics
+             for name in splits if tested[name]]
+    heads = [f"{metric} {name} {span(split)}" for metric, name, split in cells]
     lines = [f"| {task.name} | seeds | trained | inserted at {lengths[-1]} | "
              + " | ".join(heads) + " |", "|---" * (4 + len(heads)) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -205,6 +206,11 @@ def table(rows: list[dict]) -> str:
         lines.append(f"| `{method}` | {seeds} | {mine[0]['trainable_parameters']} | "
                      f"{inserted} | " + " | ".join(map(mean_and_sd, means)) + " |")
     return "\n".join(lines)
+
+
+def span(lengths: list[int]) -> str:
+    """``6-24``, or ``6`` if that is all."""
+    return "-".join(str(length) for length in sorted({lengths[0], lengths[-1]}))
 
 
 def by_seed(rows: list[dict], metric: str, lengths) -> dict[int, float]:
@@ -227,15 +233,18 @@ def mean_and_sd(means: dict[int, float]) -> str:
 def differences(rows: list[dict]) -> str:
     """The claim of a task in Markdown: methods against baselines on the same seeds.
 
-    Every seed tunes anew and draws its own test rows, the same for all methods; so an interval
-    over the seeds' differences (Student's t) covers both. It does not cover other bases, and is
-    not corrected for the number of differences.
+    Every seed tunes anew and draws its own test rows (in Repetition from the same few queries), the
+    same for all methods; so an interval over the seeds' differences (Student's t) covers both. It
+    does not cover other bases, and is not corrected for the number of differences.
     """
     task = TASKS[rows[0]["task"]]
     metric, name, lengths = task.claim
+    lengths = sorted({row["length"] for row in rows} & set(lengths))
+    if not lengths:
+        return ""
     values = {method: by_seed([row for row in rows if row["method"] == method], metric, lengths)
               for method in task.methods}
-    lines = [f"| {name} {lengths[0]}-{lengths[-1]} | difference | 95 % interval | relative |",
+    lines = [f"| {name} {span(lengths)} | difference | 95 % interval | relative |",
              "|---|---|---|---|"]
     for ours, theirs in product(task.claimed, task.baselines):
         seeds = values[ours].keys() & values[theirs].keys()
@@ -376,11 +385,11 @@ def make_parser() -> Parser:
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
     add("--methods", nargs="+", metavar="M",
         help="Start_m, End_m, Comma_m, k_m (m latents after every k tokens), or sums such as "
-             "Start_1+Comma_1; one of these with a control of its latents behind it, as in "
+             "Start_1+Comma_1; one of these with a control of its latents after it, as in "
              f"Comma_4:random ({', '.join(CONTROLS)}); full; default: those of the task")
     add("--controls", action="store_true", help="also the controls of the task")
     add("--own-positions", action="store_true",
-        help="switch position sharing off; -own behind a method's name does it for that one")
+        help="switch position sharing off; -own after a method's name does it for that one")
     add("--seeds", type=int, default=1, metavar="N",
         help="tune and test with the seeds 0 ... N-1; default: 1")
     add("--steps", type=int, metavar="N", help=f"steps of tuning; default: {TuneConfig.steps}")
@@ -418,7 +427,7 @@ def canonical(method: str, own_positions: bool) -> str:
 
 
 def methods_of(task, args: argparse.Namespace) -> list[str]:
-    """What is asked for of a task, each method once, and behind the references."""
+    """What is asked for of a task, each method once, after the references."""
     methods = [*(args.methods or task.methods), *(task.controls if args.controls else ())]
     named = [canonical(method, args.own_positions) for method in methods]
     return list(dict.fromkeys([*REFERENCES, *named]))
@@ -437,7 +446,22 @@ def check(args: argparse.Namespace) -> None:
     for task in args.tasks:
         for length in args.lengths or task.test_lengths:
             check_length(task, length, GPTConfig.context)
+            for method in args.methods[task.name]:
+                check_positions(task, method, length)
     args.out = args.out or Path("runs/fast" if args.fast else "runs/default")
+
+
+def check_positions(task, method: str, length: int) -> None:
+    """Raises ValueError if latents with positions of their own overflow the context."""
+    if method in (*REFERENCES, FULL):
+        return
+    placement = Placement.parse(method.partition(":")[0])
+    row = task.example(random_source("layout", 0), length)
+    needed = len(row.query + row.response) + latents_inserted(task, placement, length)
+    if not placement.share_positions and needed > GPTConfig.context:
+        raise ValueError(f"{method} needs {needed} positions at length {length} of {task.name}, "
+                         f"the model's context has {GPTConfig.context}: choose fewer latents or "
+                         "shorter --lengths")
 
 
 def configure(kind: type, tiny: dict, **given):

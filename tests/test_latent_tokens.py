@@ -180,7 +180,7 @@ def test_decoding_stops_at_the_stop_token(writer):
     assert stopped == [row[:row.index(stop) + 1] if stop in row else row for row in free]
 
 
-def test_reminders_are_fed_behind_every_comma(writer):
+def test_reminders_are_fed_after_every_comma(writer):
     """Bug caught: a reminder that is asked of the model, or goes into another row. The oracle asks
     for one token at a time, with all the text before it as the query."""
     latents, queries = some_latents(writer, "Start_1"), [encode(query) for query in QUERIES]

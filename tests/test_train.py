@@ -70,6 +70,7 @@ def test_a_whole_run(task, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count(" on ") >= 3 and "mean nothing" in printed
     assert all(f"| `{method}` | 2 |" in printed for method in methods)
+    assert f"OOD {'6-17' if task == 'generation' else '17'} |" in printed  # what was tested
     assert all(f"| `{method}` - `{baseline}` |" in printed
                for method in TASKS[task].claimed for baseline in TASKS[task].baselines)
 
@@ -211,11 +212,12 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     (["--steps", "many"], "invalid int value: 'many'"),
     (["--lr", "-1"], "--lr must be above 0"),
     (["--methods", "Comma_4:doubled"], "unknown control 'doubled' of Comma_4: choose from random"),
+    (["--methods", "Comma_6-own"], "Comma_6-own needs 375 positions at length 24"),
     (["--table"], "results.json"),
     (["--unknown"], "unrecognized arguments"),
 ])
 def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
-    """Bug caught: a typing error found out after eight minutes of pre-training."""
+    """Bug caught: a typing error found out after seven minutes of pre-training."""
     assert message in refusal(capsys, "--out", str(tmp_path / "run"), *arguments)
     assert not (tmp_path / "run").exists()
 
@@ -229,7 +231,7 @@ def test_paths_that_cannot_be_written_are_refused(tmp_path, capsys):
 
 
 def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
-    """Bug caught: eight minutes of pre-training lost to a forgotten --out."""
+    """Bug caught: seven minutes of pre-training lost to a forgotten --out."""
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     for other, named in ((["--lr", "0.5"], "tune.lrs = [1.0, 2.0]"),
@@ -250,7 +252,8 @@ def test_a_base_is_not_reused_for_another_text(tmp_path, monkeypatch, capsys):
     run(tmp_path)
     monkeypatch.setattr(type(TASKS["repetition"]), "document", lambda task, rng: "Rs0:4@7=2*00;")
     line = refusal(capsys, "--fast", "--lengths", "3", "17", "--out", str(tmp_path))
-    assert "base.pt was made with text = " in line and "choose another --out" in line
+    assert "base.pt was made with checksum of the text = " in line
+    assert "choose another --out" in line
 
 
 @pytest.mark.parametrize("name", ["base.pt", "results.json"])
