@@ -453,12 +453,13 @@ def check(args: argparse.Namespace) -> None:
 
 def check_positions(task, method: str, length: int) -> None:
     """Raises ValueError if latents with positions of their own overflow the context."""
-    if method in (*REFERENCES, FULL):
+    is_placement = method not in (*REFERENCES, FULL)
+    placement = Placement.parse(method.partition(":")[0]) if is_placement else NO_LATENTS
+    if placement.share_positions:
         return
-    placement = Placement.parse(method.partition(":")[0])
     row = task.example(random_source("layout", 0), length)
     needed = len(row.query + row.response) + latents_inserted(task, placement, length)
-    if not placement.share_positions and needed > GPTConfig.context:
+    if needed > GPTConfig.context:
         raise ValueError(f"{method} needs {needed} positions at length {length} of {task.name}, "
                          f"the model's context has {GPTConfig.context}: choose fewer latents or "
                          "shorter --lengths")
