@@ -238,7 +238,8 @@ class Repetition:
     def document(self, rng: random.Random) -> str:
         """``Rs0:4@7=2*03>7@4=2*03,Rs1:7@4=2*02,7@4=2*01;``: a rule holds until another is said.
 
-        Counts of 1 ... 22, evenly. What is repeated stays; only where to stop may change.
+        Counts of 1 ... 22, evenly. A rule said under way changes where to stop, and never what is
+        repeated; so the one said last decides.
         """
         told, rule, number = rng.random() < 0.75, self.plain_rule, rng.randint(1, 22)
         query, text = self.query(rng, number), ""
@@ -249,7 +250,8 @@ class Repetition:
         while number > int(rule[1]):
             text += ","
             if told and rng.random() < 0.4:
-                rule = rule[0] + (rng.choice("01") if number > 1 else "0")  # too late to stop at 1
+                if number > 1:  # else it is too late to stop at 1, and the rule is said again
+                    rule = rule[0] + str(1 - int(rule[1]))
                 text += f"R{rule}:"
             number -= 1
             text += self.item(rule, query, number)

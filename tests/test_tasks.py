@@ -73,14 +73,17 @@ def test_repetition_wants_every_item_and_the_stop():
 
 
 def test_repetition_documents_do_what_was_said_last():
-    """Bug caught: a rule that goes unheeded in the text, so that the base learns to ignore it; rare
-    counts, which a base does not learn."""
+    """Bug caught: a rule that goes unheeded in the text, so that the base learns to ignore it; one
+    said again under way, so that the first does as well; rare counts, which a base does not learn.
+    """
     rng, counts = random_source("pretrain", 1), Counter()
     for _ in range(2000):
         text = repetition.document(rng)
         digits, count = re.search(r"(\d@\d=\d)\*(\d\d)>", text).groups()
         rule, number = "c1", int(count)
         for said, item in re.findall(r"(?:R(..):)?(?:[^;,>]*>)?(\d@\d=\d\*\d\d)[,;]", text):
+            under_way = 0 < number < int(count)
+            assert not (said and under_way) or (said[0] == rule[0] and said[1] != rule[1])
             rule = said or rule
             swapped = re.sub(r"(.)@(.)", r"\2@\1", digits)
             assert item == f"{swapped if rule[0] == 's' else digits}*{number:02d}"
