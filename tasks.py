@@ -238,8 +238,8 @@ class Repetition:
     def document(self, rng: random.Random) -> str:
         """``Rs0:4@7=2*03>7@4=2*03,Rs1:7@4=2*02,7@4=2*01;``: a rule holds until another is said.
 
-        Counts of 1 ... 22, evenly. A rule said under way changes where to stop, and never what is
-        repeated; so the one said last decides.
+        Counts of 1 ... 22, evenly. A rule said under way changes where to stop (or is said again,
+        where it is too late for that) and never what is repeated; so the one said last decides.
         """
         told, rule, number = rng.random() < 0.75, self.plain_rule, rng.randint(1, 22)
         query, text = self.query(rng, number), ""
