@@ -1,19 +1,17 @@
 """Pre-train a small GPT, freeze it, tune nothing but a handful of latent tokens, and compare.
 
-    python train.py                           some eleven minutes on two CPU cores
-    python train.py --task all --seeds 5      the README's main tables
-    python train.py --task all --controls     also the control rows, on the same base
-    python train.py --methods Comma_2 8_2     two more rows for the table
-    python train.py --table                   the tables of what is finished, as Markdown
-    python train.py --fast                    a real run in under a minute; its numbers mean nothing
+    python train.py                           the main job
+    python train.py --task all --seeds 5      all tasks, five seeds of tuning and testing
+    python train.py --methods Comma_2 8_2     more rows, on the same base
 
-A run lives in one folder (--out) and stands for one set of settings. What it has finished (steps of
-pre-training, methods tuned and tested) stays there and is reused by the next command with the same
---out, so a run that was stopped goes on where it stood.
+A run lives in one folder (--out) and stands for one set of settings. What it has finished is reused
+by the next command with the same --out, so a run that was stopped goes on where it stood.
+``extras/report.py`` prints its tables with intervals, ``extras/controls.py`` adds control rows.
 """
 
 import argparse
 from collections import defaultdict
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -21,104 +19,201 @@ import json
 from math import inf, isnan
 import os
 from pathlib import Path
-import platform
-from statistics import fmean, stdev
+from statistics import fmean
 import time
+import zlib
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
+from tqdm import trange
 
-from latent_tokens import (LatentTokens, Placement, VerbalBatch, count_latents, generate,
+from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch,
                            response_loss)
-from model import GPT, GPTConfig, PretrainConfig, pretrain, refuse_difference, schedule
-from tasks import (END, TASKS, TOKEN_ID, Example, check_length, decode, draw, encode, examples,
-                   pretraining_batches, random_source, show)
+from model import GPT, GPTConfig
+from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, decode, documents, draw,
+                   draw_examples, encode, pretraining_batches, random_source)
 
-REFERENCES = {  # in place of latents: the rule in words, before the query and after every comma?
-    "base": (False, False),
-    "instruction": (True, False),
-    "reminders": (True, True),  # Start_m+Comma_m in words
-}
-FULL = "full"  # in place of latents: all weights tuned
-CONTROLS = {  # of tuned latents, written after their placement, as in Comma_4:random
-    "random": "untrained vectors of the same lengths",
-    "shuffled": "every vector in the place of the next",
-    "removed": "the last group left out",
-}
-NO_LATENTS = Placement(())
-# Student's t for 95 % and 2, 3, ... 10 seeds; the last one is wide enough for more.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    seed: int = 0
+    steps: int = 1650
+    batch_size: int = 11  # blocks per step
+    muon_lr: float = 0.02  # for the matrices inside the blocks
+    adam_lr: float = 3e-3  # for embeddings, norms and head
+    warmup: int = 40  # steps
+    decay: float = 0.5  # the last part of the steps, over which the learning rates fall to zero
+    model: GPTConfig = GPTConfig(vocab_size=len(ALPHABET))
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """The budget of one tuning, the same for every method."""
+    """The budget of one tuning, the same for every method, and that of its test."""
 
     steps: int = 400
-    rows: int = 32  # examples per step, of in-distribution lengths
+    batch_size: int = 32  # examples per step, of in-distribution lengths
     lrs: tuple[float, ...] = (1.0, 2.0)  # each tuning takes the one with the best validation loss
     full_lrs: tuple[float, ...] = (1e-4, 1e-3)  # the same for all weights ("full")
     weight_decay: float = 0.05  # keeps latents about as long as embeddings; long ones fail far OOD
     warmup: int = 10  # steps
     decay: float = 1.0  # the last part of the steps, over which the rates fall to zero
-    validation_rows: int = 256  # examples, of in-distribution lengths
-    test_rows: int = 512  # examples, spread evenly over the test lengths
+    validation_examples: int = 256  # of in-distribution lengths
+    test_examples: int = 512  # spread evenly over the test lengths
 
 
 FAST_PRETRAIN = {"steps": 20, "warmup": 5}
-FAST_TUNE = {"steps": 5, "warmup": 1, "validation_rows": 20, "test_rows": 22}
+FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 
 
-# ------------------------------------------------------------------------------------------ tuning
+@dataclass(frozen=True)
+class Method:
+    """How the base is made to follow the target rule: by latents, words, or new weights."""
 
-def to_batch(rows: list[Example], device) -> VerbalBatch:
+    placement: Placement = Placement()
+    instruction: bool = False  # the rule in words before the query
+    reminders: bool = False  # and after every comma: Start_m+Comma_m in words
+    full: bool = False  # all weights tuned
+    control: str = ""  # what became of the latents after tuning (extras/controls.py)
+
+    @classmethod
+    def parse(cls, name: str) -> "Method":
+        """``full``, the name of a reference, or a placement. Raises UserError on anything else."""
+        return REFERENCES[name] if name in REFERENCES else cls(Placement.parse(name))
+
+    def __str__(self) -> str:
+        names = {method: name for name, method in REFERENCES.items()}
+        return names.get(self, str(self.placement) + (f":{self.control}" if self.control else ""))
+
+
+REFERENCES = {"base": Method(), "instruction": Method(instruction=True),
+              "reminders": Method(instruction=True, reminders=True), "full": Method(full=True)}
+METHODS = {  # of a task's table, where all train equally many numbers; others have the first
+    "generation": ["Start_4", "End_4", "Comma_4"],
+    "repetition": ["Start_2", "End_2", "Comma_2", "Start_1+Comma_1"],
+    "summation": ["Start_2", "End_2", "Comma_2", "4_2", "8_2"]}
+
+
+def learning_rate(step: int, config: PretrainConfig | TuneConfig) -> float:
+    """As a share of its peak: up over ``warmup`` steps, down to zero over the last ``decay``."""
+    return min(1.0, (step + 1) / config.warmup,
+               (config.steps - step) / (config.decay * config.steps))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = optimizer.defaults["lr"] * share
+
+
+def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, norms and head."""
+    matrices = [parameter for parameter in model.blocks.parameters() if parameter.ndim == 2]
+    chosen = set(map(id, matrices))
+    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    return [torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.0),
+            torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def pretrain(config: PretrainConfig, path: Path, device: str) -> GPT:
+    """The frozen base: read from ``path`` if it is finished there, else trained (on) and saved.
+
+    Saves every 50 steps, optimizers included, so that a run that was stopped ends up like an
+    unstopped one. Raises UserError if ``path`` cannot be read, or has other settings or text.
+    """
+    torch.manual_seed(config.seed)
+    model = GPT(config.model).to(device)
+    optimizers = make_optimizers(model, config)
+    source = documents(random_source("pretrain", config.seed))
+    text = "".join(next(source) for _ in range(1000))  # to tell another text by
+    settings = asdict(config) | {"checksum of the text": zlib.crc32(text.encode())}
+    done = load_base(path, settings, model, optimizers) if path.exists() else 0
+    batches = pretraining_batches(random_source("pretrain", config.seed), config.batch_size,
+                                  config.model.block_size)
+    position_ids = torch.arange(config.model.block_size, device=device)
+    position_ids = position_ids.expand(config.batch_size, -1)  # (B, N)
+    bar = trange(config.steps * (done < config.steps), desc="pre-training")
+    for step in bar:
+        blocks = next(batches).to(device)  # (B, N + 1)
+        if step < done:
+            continue  # the model has seen these
+        logits = model(model.embed(blocks[:, :-1]), position_ids)  # (B, N, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
+        loss.backward()
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, learning_rate(step, config))
+            optimizer.step()
+        model.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % 50 == 0 or step + 1 == config.steps:
+            checkpoint = {"settings": settings, "step": step + 1, "model": model.state_dict(),
+                          "optimizers": [each.state_dict() for each in optimizers]}
+            write(path, lambda file: torch.save(checkpoint, file))
+    return model.requires_grad_(False).eval()
+
+
+def load_base(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
+    """Load a checkpoint into model and optimizers; returns the steps it has done."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        refuse_difference(path, saved["settings"], settings)
+        for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
+            part.load_state_dict(state)
+        return saved["step"]
+    except UserError:
+        raise
+    except Exception as error:  # torch.load raises half a dozen types on a damaged file
+        raise UserError(f"{path} is no readable base: delete it or choose another --out") from error
+
+
+def refuse_difference(path: Path, saved: dict, asked: dict, section: str = "") -> None:
+    """Raises UserError that names the first setting in which two configurations differ."""
+    for name, value in asked.items():
+        if isinstance(value, dict) and isinstance(saved.get(name), dict):
+            refuse_difference(path, saved[name], value, f"{section}{name}.")
+        elif saved.get(name) != value:
+            raise UserError(f"{path} was made with {section}{name} = {saved.get(name)}, this run "
+                            f"asks for {value}: choose another --out, or the same settings and "
+                            "text")
+
+
+def to_batch(placement: Placement, examples: list[Example], device) -> Batch:
     """Queries with their true responses, for the loss."""
-    return VerbalBatch.collate([encode(row.query) for row in rows],
-                               [encode(row.response) for row in rows], device)
+    return make_batch(placement, [encode(example.query) for example in examples],
+                      [encode(example.response) for example in examples], device)
 
 
-def start_of_tuning(base: GPT, method: str, lr: float, seed: int, config: TuneConfig
-                    ) -> tuple[GPT, LatentTokens, torch.optim.Optimizer]:
-    """Model and latents before tuning, and the optimiser of one or the other."""
-    width, device = base.config.width, base.head.weight.device
-    if method == FULL:
-        model = deepcopy(base).requires_grad_(True)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-        return model, LatentTokens(NO_LATENTS, width).to(device), optimizer
-    latents = LatentTokens(Placement.parse(method), width)
-    latents.initialise(base.token_embedding.cpu(), torch.Generator().manual_seed(seed))
-    latents.to(device)
-    optimizer = torch.optim.Muon(latents.parameters(), lr=lr, weight_decay=config.weight_decay)
-    return base, latents, optimizer
-
-
-def tune(base: GPT, task, method: str, lr: float, seed: int,
+def tune(base: GPT, task: Task, method: Method, lr: float, seed: int,
          config: TuneConfig) -> tuple[GPT, LatentTokens]:
     """Train latents, or a copy of all weights, on in-distribution lengths; ``base`` stays."""
-    model, latents, optimizer = start_of_tuning(base, method, lr, seed, config)
-    rates = schedule(optimizer, config)
+    model, latents = base, LatentTokens(method.placement, base.config.n_embd)
+    latents.initialize(base.token_embedding.cpu(), torch.Generator().manual_seed(seed))
+    latents.to(base.device)
+    if method.full:
+        model = deepcopy(base).requires_grad_(True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    else:
+        optimizer = torch.optim.Muon(latents.parameters(), lr=lr, weight_decay=config.weight_decay)
     rng = random_source(f"{task.name}/tune", seed)
-    bar = tqdm(range(config.steps), desc=f"tuning {method}, seed {seed}, lr {lr:g}", leave=False)
-    for _ in bar:
-        rows = [draw(task, rng.choice(task.id_lengths), "tune", rng) for _ in range(config.rows)]
-        loss = response_loss(model, latents, to_batch(rows, latents.vectors.device))
+    bar = trange(config.steps, desc=f"tuning {method}, seed {seed}, lr {lr:g}", leave=False)
+    for step in bar:
+        examples = [draw(task, rng.choice(task.id_lengths), "tune", rng)
+                    for _ in range(config.batch_size)]
+        loss = response_loss(model, latents, to_batch(method.placement, examples, base.device))
         optimizer.zero_grad()
         loss.backward()
+        set_learning_rate(optimizer, learning_rate(step, config))
         optimizer.step()
-        rates.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
     return model, latents
 
 
-def tune_best(base: GPT, task, method: str, seed: int,
+def tune_best(base: GPT, task: Task, method: Method, seed: int,
               config: TuneConfig) -> tuple[GPT, LatentTokens, dict]:
     """Tune once per learning rate and keep the best by validation loss; also what each gave."""
-    rows = examples(task, task.id_lengths, "validation", seed,
-                    max(1, config.validation_rows // len(task.id_lengths)))
-    batch = to_batch(rows, base.head.weight.device)
+    examples = draw_examples(task, task.id_lengths, "validation", seed,
+                             max(1, config.validation_examples // len(task.id_lengths)))
+    batch = to_batch(method.placement, examples, base.device)
     tuned, losses = {}, {}
-    for lr in config.full_lrs if method == FULL else config.lrs:
+    for lr in config.full_lrs if method.full else config.lrs:
         tuned[lr] = tune(base, task, method, lr, seed, config)
         with torch.no_grad():
             losses[lr] = response_loss(*tuned[lr], batch).item()
@@ -126,54 +221,35 @@ def tune_best(base: GPT, task, method: str, seed: int,
     return *tuned[best], {"lr": best, "validation_loss": losses}
 
 
-def altered(latents: LatentTokens, control: str, seed: int) -> LatentTokens:
-    """One of CONTROLS, made of tuned latents: are the learned vectors what matters?"""
-    placement, vectors = latents.placement, latents.vectors.detach()
-    if control == "removed":
-        placement = replace(placement, groups=placement.groups[:-1])
-    elif control == "shuffled":
-        vectors = vectors.roll(1, dims=0)
-    else:
-        generator = torch.Generator().manual_seed(seed + 1_000_000)  # not the one of initial values
-        noise = torch.randn(vectors.shape, generator=generator)
-        vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
-    result = LatentTokens(placement, vectors.shape[1])
-    result.vectors.data.copy_(vectors[:placement.total])
-    result.vectors.requires_grad_(control != "random")  # for the column "trained"
-    return result
-
-
-# -------------------------------------------------------------------------------------- evaluation
-
-def answers(model: GPT, latents: LatentTokens, rows: list[Example], method: str) -> list[str]:
+def answers(model: GPT, latents: LatentTokens, task: Task, method: Method,
+            examples: list[Example]) -> list[str]:
     """The generated text for each example, without the reminders in it."""
-    told, reminded = REFERENCES.get(method, (False, False))
-    instruction = rows[0].instruction  # all are of one task
-    said, reminder = instruction * told, instruction * reminded
+    header = task.header(task.target_rule)
+    instruction, comma = header * method.instruction, "," + header * method.reminders
     texts = []
-    for start in tqdm(range(0, len(rows), 128), desc=f"testing {method}", leave=False):
-        chunk = rows[start:start + 128]
-        queries = [encode(said + row.query.replace(",", "," + reminder)) for row in chunk]
-        longest = max(len(row.response.replace(",", "," + reminder)) for row in chunk)
-        written = generate(model, latents, queries, longest, TOKEN_ID[END], encode(reminder))
-        texts += [decode(token_ids).replace("," + reminder, ",") for token_ids in written]
+    for start in trange(0, len(examples), 128, desc=f"testing {method}", leave=False):
+        chunk = examples[start:start + 128]
+        queries = [encode(instruction + each.query.replace(",", comma)) for each in chunk]
+        longest = max(len(each.response.replace(",", comma)) for each in chunk)
+        responses = generate(model, latents, queries, longest, TOKEN_ID[END], encode(comma[1:]))
+        texts += [decode(token_ids).replace(comma, ",") for token_ids in responses]
     return texts
 
 
-def evaluate(model: GPT, latents: LatentTokens, task, method: str, seed: int, lengths,
-             test_rows: int) -> list[dict]:
-    """The rows of ``results.json`` for one method and seed, one per length."""
-    rows = examples(task, lengths, "test", seed, max(1, test_rows // len(lengths)))
+def test(model: GPT, latents: LatentTokens, task: Task, method: Method, seed: int,
+         config: TuneConfig) -> list[dict]:
+    """The rows of ``results.json`` for one method and seed, one for each length."""
+    examples = draw_examples(task, task.test_lengths, "test", seed,
+                             max(1, config.test_examples // len(task.test_lengths)))
     scores = defaultdict(list)
-    for row, text in zip(rows, answers(model, latents, rows, method)):
-        for length, score in task.score(row, text).items():
+    for example, text in zip(examples, answers(model, latents, task, method, examples)):
+        for length, score in task.score(example, text).items():
             scores[length].append(score)
     trained = sum(each.numel() for each in (*model.parameters(), *latents.parameters())
                   if each.requires_grad)
     return [{
-        "task": task.name, "method": method, "seed": seed, "length": length,
-        "split": ("id" if length in task.id_lengths else
-                  "ood" if length in task.ood_lengths else "other"),
+        "task": task.name, "method": str(method), "seed": seed, "length": length,
+        "split": "id" if length in task.id_lengths else "ood",
         "accuracy": fmean(score.accuracy for score in scores[length]),
         "exact": fmean(score.exact for score in scores[length]),
         "latents_inserted": latents_inserted(task, latents.placement, length),
@@ -181,327 +257,143 @@ def evaluate(model: GPT, latents: LatentTokens, task, method: str, seed: int, le
     } for length in scores]
 
 
-def latents_inserted(task, placement: Placement, length: int) -> int:
-    """How many in all, at a length; the layout of an example depends on nothing else."""
-    row = task.example(random_source("layout", 0), length)
-    return count_latents(placement, encode(row.query), encode(row.response))
+def latents_inserted(task: Task, placement: Placement, length: int) -> int:
+    """How many in an example of this length; its layout depends on nothing else."""
+    example = task.example(random_source("layout", 0), length)
+    batch = make_batch(placement, [encode(example.query)], [encode(example.response)])
+    return batch.sources.shape[1] - batch.token_ids.shape[1]
 
 
-def table(rows: list[dict]) -> str:
-    """The results of one task in Markdown; a cell is the mean over the lengths of its split."""
-    task = TASKS[rows[0]["task"]]
-    lengths = sorted({row["length"] for row in rows})
-    splits = {"ID": task.id_lengths, "OOD": task.ood_lengths, "far OOD": task.far_lengths}
-    tested = {name: [n for n in lengths if n in split] for name, split in splits.items()}
-    cells = [(metric, name, tested[name]) for metric in task.metrics
-             for name in splits if tested[name]]
-    heads = [f"{metric} {name} {span(split)}" for metric, name, split in cells]
-    lines = [f"| {task.name} | seeds | trained | inserted at {lengths[-1]} | "
-             + " | ".join(heads) + " |", "|---" * (4 + len(heads)) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == method]
-        means = [by_seed(mine, metric, split) for metric, _, split in cells]
-        inserted = max(row["latents_inserted"] for row in mine)
-        seeds = len({row["seed"] for row in mine})
-        lines.append(f"| `{method}` | {seeds} | {mine[0]['trainable_parameters']} | "
-                     f"{inserted} | " + " | ".join(map(mean_and_sd, means)) + " |")
-    return "\n".join(lines)
-
-
-def span(lengths: list[int]) -> str:
-    """``6-24``, or ``6`` if that is all."""
-    return "-".join(str(length) for length in sorted({lengths[0], lengths[-1]}))
-
-
-def by_seed(rows: list[dict], metric: str, lengths) -> dict[int, float]:
-    """Each seed's mean over the lengths."""
-    values = defaultdict(list)
-    for row in rows:
-        if row["length"] in lengths:
-            values[row["seed"]].append(row[metric])
-    return {seed: fmean(values[seed]) for seed in values}
-
-
-def mean_and_sd(means: dict[int, float]) -> str:
-    """``0.93 ± 0.02``, over the seeds; nothing if no such length was tested."""
-    if not means:
-        return ""
-    sd = f" ± {stdev(means.values()):.2f}" if len(means) > 1 else ""
-    return f"{fmean(means.values()):.2f}{sd}"
-
-
-def differences(rows: list[dict]) -> str:
-    """The claim of a task in Markdown: methods against baselines on the same seeds.
-
-    Every seed tunes anew and draws its own test rows (in Repetition from the same few queries), the
-    same for all methods; so an interval over the seeds' differences (Student's t) covers both. It
-    does not cover other bases, and is not corrected for the number of differences.
-    """
-    task = TASKS[rows[0]["task"]]
-    metric, name, lengths = task.claim
-    lengths = sorted({row["length"] for row in rows} & set(lengths))
-    if not lengths:
-        return ""
-    values = {method: by_seed([row for row in rows if row["method"] == method], metric, lengths)
-              for method in task.methods}
-    lines = [f"| {name} {span(lengths)} | difference | 95 % interval | relative |",
-             "|---|---|---|---|"]
-    for ours, theirs in product(task.claimed, task.baselines):
-        seeds = values[ours].keys() & values[theirs].keys()
-        pairs = [values[ours][seed] - values[theirs][seed] for seed in seeds]
-        if len(pairs) > 1:
-            mean, baseline = fmean(pairs), fmean(values[theirs][seed] for seed in seeds)
-            half = STUDENT[min(len(pairs), 10) - 2] * stdev(pairs) / len(pairs) ** 0.5
-            relative = f"{mean / baseline:+.0%}" if baseline else "from zero"
-            lines.append(f"| `{ours}` - `{theirs}` | {mean:+.2f} | {mean - half:+.2f} to "
-                         f"{mean + half:+.2f} | {relative} |")
-    return "\n".join(lines) if lines[2:] else ""
-
-
-# ----------------------------------------------------------------------------------------- the run
-
-def read_results(path: Path) -> dict:
-    """What an earlier command left. Raises ValueError if it is damaged, OSError if not there."""
-    try:
-        found = json.loads(path.read_text())
-        return {part: found[part] for part in ("config", "environment", "tuning", "rows")}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a readable file of results: delete it or choose another "
-                         "--out") from error
-
-
-def print_tables(results: dict) -> None:
-    """All that is finished, a table for each task, as Markdown."""
-    for task in TASKS:
-        rows = [row for row in results["rows"] if row["task"] == task]
-        if rows:
-            print(f"\n{table(rows)}\n\n{differences(rows)}".rstrip())
+def write(path: Path, save: Callable[[Path], None]) -> None:
+    """Writes a temporary file, then renames it: a crash never leaves half a file."""
+    temporary = path.with_name(f"{path.name}.partial")
+    save(temporary)
+    os.replace(temporary, path)
 
 
 class Run:
-    """One folder: ``config.json``, ``base.pt``, ``latents/`` and ``results.json``.
+    """A folder: ``base.pt``, ``latents/``, and ``results.json`` with a row for all that was tested.
 
-    Raises ValueError if it holds a run with other settings, OSError if it cannot be written.
+    Raises UserError if the folder cannot be used, or holds damaged results or other settings.
     """
 
-    def __init__(self, folder: Path, pretraining: PretrainConfig, tuning: TuneConfig,
-                 lengths: list[int] | None, device: str):
-        self.folder, self.tuning, self.lengths, self.device = folder, tuning, lengths, device
-        config = {"pretrain": asdict(pretraining), "tune": asdict(tuning), "lengths": lengths}
-        self.results = {"config": json.loads(json.dumps(config)), "environment": {
-            "torch": torch.__version__, "device": device, "machine": platform.machine(),
-            "threads": torch.get_num_threads(), "seconds": {}}, "tuning": [], "rows": []}
-        (folder / "latents").mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"--out {folder} cannot be written")
-        if (folder / "results.json").exists():
-            found = read_results(folder / "results.json")
-            refuse_difference(folder / "results.json", found["config"], self.results["config"])
-            self.results = found
+    def __init__(self, folder: Path, pretraining: PretrainConfig, tuning: TuneConfig):
+        self.path, self.tuning = folder / "results.json", tuning
+        config = {"pretrain": asdict(pretraining), "tune": asdict(tuning)}
+        self.results = {"config": json.loads(json.dumps(config)),  # tuples become lists
+                        "torch": torch.__version__, "threads": torch.get_num_threads(),
+                        "seconds": {}, "tuning": [], "rows": []}
+        try:
+            (folder / "latents").mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError("it cannot be written")
+            if self.path.exists():
+                saved = json.loads(self.path.read_text())
+                refuse_difference(self.path, saved["config"], self.results["config"])
+                self.results = {part: saved[part] for part in self.results}
+        except OSError as error:
+            raise UserError(f"--out {folder} cannot be used: {error}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} is no readable file of results: delete it or choose "
+                            "another --out") from error
+
+    def latents_path(self, task: Task, method: Method, seed: int) -> Path:
+        return self.path.parent / "latents" / f"{task.name}-{method.placement}-seed{seed}.pt"
+
+    def has(self, task: Task, method: str, seed: int) -> bool:
+        return any((row["task"], row["method"], row["seed"]) == (task.name, method, seed)
+                   for row in self.results["rows"])
+
+    def tune_and_test(self, base: GPT, task: Task, method: Method, seed: int) -> GPT:
+        """Add the rows of one method and seed; returns the model that was tested."""
         started = time.perf_counter()
-        text = pretraining_batches(pretraining.shares, random_source("pretrain", pretraining.seed),
-                                   pretraining.rows, pretraining.model.context)
-        self.model = pretrain(pretraining, text, folder / "base.pt", device)
-        self.done("pre-training", started)
+        model, latents = base, LatentTokens(Placement(), base.config.n_embd).to(base.device)
+        if method.full or method.placement.groups:
+            model, latents, record = tune_best(base, task, method, seed, self.tuning)
+            self.results["tuning"].append(
+                {"task": task.name, "method": str(method), "seed": seed} | record)
+        if method.placement.groups:
+            write(self.latents_path(task, method, seed), latents.save)
+        self.add(test(model, latents, task, method, seed, self.tuning), started)
+        return model
 
-    def save(self) -> None:
-        """Write both JSON files, each by way of a neighbour."""
-        for name, content in (("config", self.results["config"]), ("results", self.results)):
-            partial = self.folder / f"{name}.json.partial"
-            partial.write_text(json.dumps(content, indent=1))
-            os.replace(partial, self.folder / f"{name}.json")
+    def add(self, rows: list[dict], started: float) -> None:
+        """Keep the rows of one method and seed: ``results.json`` is written at once."""
+        stage = "{task}, {method}, seed {seed}".format(**rows[0])
+        self.results["rows"] += rows
+        self.results["seconds"][stage] = round(time.perf_counter() - started, 1)
+        write(self.path, lambda file: file.write_text(json.dumps(self.results, indent=1)))
+        print(f"{stage}: {self.results['seconds'][stage]:.0f} s")
 
-    def done(self, stage: str, started: float) -> None:
-        """Save, and print what the stage took in the command that finished it."""
-        seconds = self.results["environment"]["seconds"]
-        earlier = stage in seconds
-        seconds.setdefault(stage, round(time.perf_counter() - started, 1))
-        self.save()
-        print(f"{stage}: {seconds[stage]:.0f} s" + (", earlier; reused" if earlier else ""))
-
-    def latents_file(self, task, method: str, seed: int) -> Path:
-        return self.folder / "latents" / f"{task.name}-{method}-seed{seed}.pt"
-
-    def load_latents(self, task, method: str, seed: int) -> LatentTokens:
-        """What an earlier tuning of this run saved."""
-        return LatentTokens.load(self.latents_file(task, method, seed), self.model.config.width)
-
-    def tune_and_test(self, task, method: str, seed: int) -> None:
-        """One method with one seed, unless that is done."""
-        started = time.perf_counter()
-        if not any((row["task"], row["method"], row["seed"]) == (task.name, method, seed)
-                   for row in self.results["rows"]):
-            model, latents = self.prepare(task, method, seed)
-            self.results["rows"] += evaluate(model, latents, task, method, seed,
-                                             self.lengths or task.test_lengths,
-                                             self.tuning.test_rows)
-            if method == FULL:  # has the model kept its other skills?
-                for other in TASKS.values():
-                    if other is not task:
-                        rows = evaluate(model, latents, other, "instruction", seed,
-                                        other.test_lengths, self.tuning.test_rows)
-                        name = f"instruction, after full on {task.name}"
-                        self.results["rows"] += [row | {"method": name} for row in rows]
-        self.done(f"{task.name}, {method}, seed {seed}", started)
-
-    def prepare(self, task, method: str, seed: int) -> tuple[GPT, LatentTokens]:
-        """The model and the latents that a method is tested with, tuned here where it has to be."""
-        placement, _, control = method.partition(":")
-        if control:
-            self.tune_and_test(task, placement, seed)
-            latents = altered(self.load_latents(task, placement, seed), control, seed)
-            return self.model, latents.to(self.device)
-        if method in REFERENCES:
-            return self.model, LatentTokens(NO_LATENTS, self.model.config.width).to(self.device)
-        model, latents, chosen = tune_best(self.model, task, method, seed, self.tuning)
-        self.results["tuning"].append({"task": task.name, "method": method, "seed": seed} | chosen)
-        if method != FULL:
-            latents.save(self.latents_file(task, method, seed))
-        return model, latents
-
-    def report(self, task, methods: list[str]) -> None:
-        """Print, in full, three answers to the first test examples."""
-        length = max(self.lengths or task.test_lengths)
-        rows = examples(task, [length], "test", 0, 3)
-        tuned = [method for method in methods if self.latents_file(task, method, 0).exists()]
-        for method, row in [(method, row) for row in rows for method in tuned[-3:]][:3]:
-            latents = self.load_latents(task, method, 0).to(self.device)
-            text, = answers(self.model, latents, [row], method)
-            print(f"\n{method} on {row.query}", show(row, text))
+    def print_table(self, task: Task) -> None:
+        """Means over lengths and seeds, one line for each method."""
+        splits = {"ID": task.id_lengths, "OOD": task.ood_lengths, "far OOD": task.far_lengths}
+        rows = [row for row in self.results["rows"] if row["task"] == task.name]
+        print(f"\n{task.name}, {task.metrics[0]}".ljust(31), *(f"{name:>8}" for name in splits))
+        for method in dict.fromkeys(row["method"] for row in rows):
+            means = [fmean(row[task.metrics[0]] for row in rows
+                           if row["method"] == method and row["length"] in lengths)
+                     for lengths in splits.values()]
+            print(f"{method:30}", *(f"{mean:8.2f}" for mean in means))
 
 
-# -------------------------------------------------------------------------------- the command line
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        """One line, and exit code 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
-def make_parser() -> Parser:
-    parser = Parser(prog="train.py", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="train.py", usage=argparse.SUPPRESS, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    devices = [*(name for name in usable if usable[name]), "cpu"]
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
-    add("--methods", nargs="+", metavar="M",
-        help="Start_m, End_m, Comma_m, k_m (m latents after every k tokens), or sums such as "
-             "Start_1+Comma_1; one of these with a control of its latents after it, as in "
-             f"Comma_4:random ({', '.join(CONTROLS)}); full; default: those of the task")
-    add("--controls", action="store_true", help="also the controls of the task")
-    add("--own-positions", action="store_true",
-        help="switch position sharing off; -own after a method's name does it for that one")
-    add("--seeds", type=int, default=1, metavar="N",
-        help="tune and test with the seeds 0 ... N-1; default: 1")
-    add("--steps", type=int, metavar="N", help=f"steps of tuning; default: {TuneConfig.steps}")
-    add("--lr", type=float, nargs="+", metavar="X",
-        help="learning rates of latents, the best by validation loss is kept; default: 1.0 2.0")
-    add("--pretrain-steps", type=int, metavar="N",
-        help=f"steps of pre-training; default: {PretrainConfig.steps}")
-    add("--pretrain-seed", type=int, metavar="N", help="seed of the base; default: 0")
-    add("--lengths", type=int, nargs="+", metavar="N",
-        help="lengths of the test examples; default: those of the task")
-    devices = [device for device, there in (("cuda", torch.cuda.is_available()),
-                                            ("mps", torch.backends.mps.is_available()),
-                                            ("cpu", True)) if there]
+    add("--methods", nargs="+", metavar="M", help="placements such as Start_4, 8_2, Comma_4-own "
+        "(positions of its own) or Start_1+Comma_1, or full; default: those of the task")
+    add("--seeds", type=int, default=1, metavar="N", help="tune and test with 0 ... N-1")
+    add("--steps", type=int, default=TuneConfig.steps, metavar="N", help="of tuning; default: 400")
+    add("--lr", type=float, nargs="+", default=TuneConfig.lrs, metavar="X",
+        help="rates of latents to choose from by validation loss; default: 1.0 2.0")
+    add("--pretrain-seed", type=int, default=0, metavar="N", help="seed of the base; default: 0")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
-    add("--table", action="store_true",
-        help="print the tables of what is finished in --out, as Markdown, and do nothing else")
-    add("--fast", action="store_true",
-        help="a real run of everything in under a minute; its numbers mean nothing")
+    add("--fast", action="store_true", help="tiny budgets, --steps too; it means nothing")
     return parser
 
 
-def canonical(method: str, own_positions: bool) -> str:
-    """A method's one name. Raises ValueError on an unknown one."""
-    if method in (*REFERENCES, FULL):
-        return method
-    notation, colon, control = method.partition(":")
-    if colon and control not in CONTROLS:
-        raise ValueError(f"unknown control {control!r} of {notation}: choose from "
-                         + ", ".join(CONTROLS))
-    placement = Placement.parse(notation)
-    if own_positions:
-        placement = replace(placement, share_positions=False)
-    return f"{placement}{colon}{control}"
-
-
-def methods_of(task, args: argparse.Namespace) -> list[str]:
-    """What is asked for of a task, each method once, after the references."""
-    methods = [*(args.methods or task.methods), *(task.controls if args.controls else ())]
-    named = [canonical(method, args.own_positions) for method in methods]
-    return list(dict.fromkeys([*REFERENCES, *named]))
-
-
-def check(args: argparse.Namespace) -> None:
-    """Resolve and check all arguments before anything is computed. Raises ValueError."""
-    for name in ("seeds", "steps", "pretrain_steps"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more")
-    if not all(0 < lr < inf for lr in args.lr or ()):
-        raise ValueError("--lr must be above 0")
-    args.lengths = sorted(set(args.lengths)) if args.lengths else None
-    args.tasks = list(TASKS.values()) if args.task == "all" else [TASKS[args.task]]
-    args.methods = {task.name: methods_of(task, args) for task in args.tasks}
-    for task in args.tasks:
-        for length in args.lengths or task.test_lengths:
-            check_length(task, length, GPTConfig.context)
-            for method in args.methods[task.name]:
-                check_positions(task, method, length)
-    args.out = args.out or Path("runs/fast" if args.fast else "runs/default")
-
-
-def check_positions(task, method: str, length: int) -> None:
-    """Raises ValueError if latents with positions of their own overflow the context."""
-    is_placement = method not in (*REFERENCES, FULL)
-    placement = Placement.parse(method.partition(":")[0]) if is_placement else NO_LATENTS
-    if placement.share_positions:
-        return
-    row = task.example(random_source("layout", 0), length)
-    needed = len(row.query + row.response) + latents_inserted(task, placement, length)
-    if needed > GPTConfig.context:
-        raise ValueError(f"{method} needs {needed} positions at length {length} of {task.name}, "
-                         f"the model's context has {GPTConfig.context}: choose fewer latents or "
-                         "shorter --lengths")
-
-
-def configure(kind: type, tiny: dict, **given):
-    """A configuration: its defaults, the tiny ones of --fast over them, and what was given."""
-    return kind(**tiny | {name: value for name, value in given.items() if value is not None})
+def plan(args: argparse.Namespace) -> dict[Task, list[Method]]:
+    """The methods to compare in each task. Raises UserError on bad arguments."""
+    if not all(0 < number < inf for number in (args.seeds, args.steps, *args.lr)):
+        raise UserError("--seeds, --steps and --lr must be above 0")
+    methods = {}
+    for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
+        names = args.methods or METHODS.get(task.name, METHODS["generation"])
+        names = ["base", "instruction", "reminders", *names]
+        methods[task] = list(dict.fromkeys(map(Method.parse, names)))
+    return methods
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pre-train, then every task, seed and method, then the reports."""
-    pretraining = configure(PretrainConfig, FAST_PRETRAIN if args.fast else {},
-                            steps=args.pretrain_steps, seed=args.pretrain_seed)
-    tuning = configure(TuneConfig, FAST_TUNE if args.fast else {},
-                       steps=args.steps, lrs=args.lr and tuple(sorted(set(args.lr))))
-    work = Run(args.out, pretraining, tuning, args.lengths, args.device)
-    print(f"parameters of the base, frozen: {sum(p.numel() for p in work.model.parameters()):,}")
-    for task in args.tasks:
-        for seed in range(args.seeds):
-            for method in args.methods[task.name]:
-                work.tune_and_test(task, method, seed)
-    print_tables(work.results)
-    for task in args.tasks:
-        work.report(task, args.methods[task.name])
-    print(f"\nwrote {args.out / 'results.json'}"
-          + ("; with --fast the numbers mean nothing" if args.fast else ""))
+    """Pre-train, freeze, tune, test, print."""
+    pretraining = PretrainConfig(seed=args.pretrain_seed)
+    tuning = TuneConfig(steps=args.steps, lrs=tuple(sorted(set(args.lr))))
+    if args.fast:
+        pretraining, tuning = replace(pretraining, **FAST_PRETRAIN), replace(tuning, **FAST_TUNE)
+    methods = plan(args)
+    out = Run(args.out or Path("runs/fast" if args.fast else "runs/default"), pretraining, tuning)
+    base = pretrain(pretraining, out.path.with_name("base.pt"), args.device)
+    for task in methods:
+        for seed, method in product(range(args.seeds), methods[task]):
+            if not out.has(task, str(method), seed):
+                out.tune_and_test(base, task, method, seed)
+        out.print_table(task)
+    print(f"\nwrote {out.path}" + "; with --fast the numbers mean nothing" * args.fast)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser()
-    args = parser.parse_args(arguments)
     try:
-        check(args)
-        if args.table:
-            print_tables(read_results(args.out / "results.json"))
-        else:
-            run(args)
-    except (ValueError, OSError) as error:
+        run(parser.parse_args(arguments))
+    except UserError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        parser.exit(130, f"\nstopped; the same command goes on from what is in {args.out}\n")
+        parser.exit(130, "\nstopped; the same command goes on from what is finished\n")
 
 
 if __name__ == "__main__":

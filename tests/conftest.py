@@ -2,16 +2,34 @@ import pytest
 import torch
 
 from model import GPT, GPTConfig
-from tasks import ALPHABET
+from tasks import ALPHABET, TASKS
+import train
 
 
 @pytest.fixture
 def model() -> GPT:
     """A tiny frozen GPT with random weights everywhere (a fresh one starts with zeroed outputs)."""
     torch.manual_seed(0)
-    gpt = GPT(GPTConfig(vocab_size=len(ALPHABET), context=64, layers=2, heads=2, width=16))
+    gpt = GPT(GPTConfig(vocab_size=len(ALPHABET), block_size=64, n_layer=2, n_head=2, n_embd=16))
     for parameter in gpt.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     for table in gpt.embeddings:
-        table.weight.data[-1] = 0.0  # "nothing there"
+        table.weight.data[gpt.nothing] = 0.0
     return gpt.requires_grad_(False).eval()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Let --fast be over in a second: the command line, the files and the flow stay the same."""
+    model = GPTConfig(vocab_size=len(ALPHABET), n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "batch_size": 2, "warmup": 1,
+                                                 "model": model})
+    monkeypatch.setattr(train, "FAST_TUNE", {"steps": 2, "batch_size": 4, "warmup": 1,
+                                             "validation_examples": 8, "test_examples": 4})
+    splits = ("id_lengths", "ood_lengths", "far_lengths", "test_lengths")
+    for name, lengths in {
+            "generation": (range(1, 3), range(3, 6), range(4, 6), (5,)),
+            "repetition": (range(1, 3), range(3, 6), range(5, 6), (2, 3, 5)),
+            "summation": (range(5, 13), range(13, 27), range(20, 27), (5, 13, 20))}.items():
+        for split, tested in zip(splits, lengths):
+            monkeypatch.setattr(TASKS[name], split, tested, raising=False)

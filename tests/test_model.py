@@ -6,52 +6,66 @@ import torch
 from model import GPTConfig, KVCache
 
 
-def some_input(rows=3, slots=12):
+def some_input(batch_size=3, slots=12):
     torch.manual_seed(1)
-    return torch.randint(0, 40, (rows, slots)), torch.arange(slots).expand(rows, -1)
+    token_ids = torch.randint(0, 40, (batch_size, slots))
+    return token_ids, torch.arange(slots).expand(batch_size, -1)
 
 
-def test_fast_attention_equals_the_explicit_one(model):
-    """Bug caught: the fused path and the one that shows its weights disagree on mask or scale."""
+def keep_weights(model, keep=True):
+    for block in model.blocks:
+        block.keep_weights = keep
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_fast_attention_equals_the_explicit_one(model, padding):
+    """Bug caught: the fused path and the one that keeps its weights disagree on mask or scale."""
     token_ids, position_ids = some_input()
-    valid = torch.rand(token_ids.shape) > 0.3
-    weights = []
-    explicit = model(token_ids, position_ids, valid, weights=weights)
-    fast = model(token_ids, position_ids, valid)
+    attention_mask = torch.rand(token_ids.shape) > 0.3 if padding else None
+    fast = model(model.embed(token_ids), position_ids, attention_mask)
+    keep_weights(model)
+    explicit = model(model.embed(token_ids), position_ids, attention_mask)
     torch.testing.assert_close(fast, explicit, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model(token_ids, position_ids),
-                               model(token_ids, position_ids, weights=[]), rtol=1e-4, atol=1e-4)
-    assert len(weights) == model.config.layers
-    B, T = token_ids.shape
-    for layer in weights:
-        assert layer.shape == (B, model.config.heads, T, T)
-        torch.testing.assert_close(layer.sum(-1), torch.ones(layer.shape[:3]))
 
 
-@pytest.mark.parametrize("valid", [None, torch.ones(3, 12, dtype=torch.bool)])
-def test_nothing_leaks_from_later_slots(model, valid):
+def test_attention_weights_are_kept_when_asked_for(model):
+    """Bug caught: weights of the wrong shape, or that do not sum to one, or see the future."""
+    token_ids, position_ids = some_input()
+    model(model.embed(token_ids), position_ids)
+    assert all(block.attention_weights is None for block in model.blocks)
+    keep_weights(model)
+    model(model.embed(token_ids), position_ids)
+    for block in model.blocks:
+        weights = block.attention_weights
+        assert weights.shape == (3, model.config.n_head, 12, 12)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:3]))
+        assert not weights.triu(diagonal=1).any()
+
+
+@pytest.mark.parametrize("attention_mask", [None, torch.ones(3, 12, dtype=torch.bool)])
+def test_nothing_leaks_from_later_slots(model, attention_mask):
     """Bug caught: causal order taken from position ids, or a mask that is off by one."""
     token_ids, _ = some_input()
     position_ids = torch.randint(0, 12, token_ids.shape)  # ids neither rise nor differ
-    before = model(token_ids, position_ids, valid)
+    before = model(model.embed(token_ids), position_ids, attention_mask)
     for slot in range(1, token_ids.shape[1]):
         changed = token_ids.clone()
         changed[:, slot:] = (changed[:, slot:] + 1) % 40
-        after = model(changed, position_ids, valid)
+        after = model(model.embed(changed), position_ids, attention_mask)
         torch.testing.assert_close(after[:, :slot], before[:, :slot], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(after[:, slot], before[:, slot])
 
 
 def test_padding_changes_nothing(model):
     """Bug caught: padding, left, right or in the middle, that other slots attend to."""
-    token_ids, position_ids = some_input(rows=1, slots=6)
-    alone = model(token_ids, position_ids)
+    token_ids, position_ids = some_input(batch_size=1, slots=6)
+    alone = model(model.embed(token_ids), position_ids)
     real = torch.tensor([2, 3, 5, 6, 7, 9])  # where the six slots go among twelve
-    padded, positions = torch.randn(1, 12, model.config.width), torch.full((1, 12), 3)
-    valid = torch.zeros((1, 12), dtype=torch.bool)
+    padded, positions = torch.randn(1, 12, model.config.n_embd), torch.full((1, 12), 3)
+    attention_mask = torch.zeros((1, 12), dtype=torch.bool)
     padded[:, real], positions[:, real] = model.embed(token_ids), position_ids
-    valid[:, real] = True
-    torch.testing.assert_close(model(padded, positions, valid)[:, real], alone,
+    attention_mask[:, real] = True
+    torch.testing.assert_close(model(padded, positions, attention_mask)[:, real], alone,
                                rtol=1e-4, atol=1e-4)
 
 
@@ -59,20 +73,28 @@ def test_padding_changes_nothing(model):
 def test_cached_equals_uncached(model, pieces):
     """Bug caught: a cache that loses, reorders or overwrites slots, or forgets their padding."""
     token_ids, position_ids = some_input()
-    inputs, valid = model.embed(token_ids), torch.rand(token_ids.shape) > 0.3
-    cache, parts = KVCache(), []
-    for part in zip(*(tensor.split(pieces, dim=1) for tensor in (inputs, position_ids, valid))):
-        parts.append(model(*part, cache=cache))
-    torch.testing.assert_close(torch.cat(parts, dim=1), model(inputs, position_ids, valid),
-                               rtol=1e-4, atol=1e-4)
+    inputs = model.embed(token_ids), position_ids, torch.rand(token_ids.shape) > 0.3
+    cache = KVCache(model.config, batch_size=3, capacity=12)
+    parts = [model(*part, cache=cache)
+             for part in zip(*(tensor.split(pieces, dim=1) for tensor in inputs))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(*inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_a_larger_cache_gives_the_same(model):
+    """Bug caught: attention to the room that a cache has not filled yet."""
+    token_ids, position_ids = some_input()
+    tight, roomy = (model(model.embed(token_ids), position_ids,
+                          cache=KVCache(model.config, 3, capacity)) for capacity in (12, 50))
+    torch.testing.assert_close(roomy, tight)
 
 
 def test_only_differences_of_positions_matter(model):
     """Bug caught: rotary embeddings that are not relative, or position_ids that are ignored."""
     token_ids, position_ids = some_input()
-    before = model(token_ids, position_ids)
-    torch.testing.assert_close(model(token_ids, position_ids + 20), before, rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(model(token_ids, position_ids * 2), before, atol=1e-2)
+    embeddings = model.embed(token_ids)
+    before = model(embeddings, position_ids)
+    torch.testing.assert_close(model(embeddings, position_ids + 20), before, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(model(embeddings, position_ids * 2), before, atol=1e-2)
 
 
 def test_an_embedding_sees_two_tokens_back_and_no_further(model):
@@ -81,27 +103,25 @@ def test_an_embedding_sees_two_tokens_back_and_no_further(model):
     embedded = model.embed(torch.tensor([[5, 7, 9, 11]]))
     expected = torch.stack([a[5], a[7] + b[5], a[9] + b[7] + c[5], a[11] + b[9] + c[7]])
     torch.testing.assert_close(embedded[0], expected)
-    nothing = model.config.vocab_size
-    assert torch.equal(model.embed(torch.tensor([[nothing, nothing, 5, 7]]))[:, 2:],
-                       embedded[:, :2])
 
 
-def test_embeddings_and_token_ids_are_the_same_input(model):
-    """Bug caught: latents, which come as embeddings, enter elsewhere than tokens do."""
+def test_nothing_before_the_first_token_adds_nothing(model):
+    """Bug caught: decoding, which embeds a row's last tokens, differs where a row is short."""
+    padded = model.embed(torch.tensor([[model.nothing, model.nothing, 5, 7]]))
+    assert torch.equal(padded[:, 2:], model.embed(torch.tensor([[5, 7]])))
+
+
+def test_wrong_shapes_are_named(model):
+    """Bug caught: shapes that broadcast in silence."""
     token_ids, position_ids = some_input()
-    assert torch.equal(model(model.embed(token_ids), position_ids), model(token_ids, position_ids))
-
-
-def test_wrong_inputs_are_named(model):
-    """Bug caught: shapes that broadcast in silence; look-back lost where ids continue a cache."""
-    token_ids, position_ids = some_input()
-    cache = KVCache()
-    model(token_ids, position_ids, cache=cache)
-    with pytest.raises(ValueError, match="pass embeddings"):
-        model(token_ids, position_ids, cache=cache)
+    embeddings = model.embed(token_ids)
     with pytest.raises(ValueError, match="position_ids has shape"):
-        model(token_ids, position_ids[:, :-1])
-    with pytest.raises(ValueError, match="valid has shape"):
-        model(token_ids, position_ids, torch.ones(1, 12, dtype=torch.bool))
+        model(embeddings, position_ids[:, :-1])
+    with pytest.raises(ValueError, match="attention_mask has shape"):
+        model(embeddings, position_ids, torch.ones(1, 12, dtype=torch.bool))
+
+
+def test_an_impossible_width_is_named():
+    """Bug caught: an odd head, whose channels cannot be rotated in pairs."""
     with pytest.raises(ValueError, match="multiple of 2"):
-        GPTConfig(vocab_size=10, heads=3, width=32)
+        GPTConfig(vocab_size=10, n_head=3, n_embd=32)

@@ -1,34 +1,32 @@
 """The script as a user meets it: whole small runs, interruptions, mistakes on the command line."""
 
 import json
+from pathlib import Path
+import random
 
 import pytest
 import torch
 
+from extras import controls
 from latent_tokens import LatentTokens, Placement
-from model import GPT, GPTConfig, PretrainConfig
-import model as model_module
-from tasks import TASKS, pretraining_batches, random_source
+from tasks import TASKS, Example, Score, Task
 import train
+from train import METHODS, REFERENCES, Method, PretrainConfig, TuneConfig
 
-TINY = GPTConfig(context=352, layers=1, heads=2, width=16)
-FILES = {"base.pt", "config.json", "latents", "results.json"}
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    """Let --fast be over in a second: the command line, the files and the flow stay the same."""
-    monkeypatch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "rows": 2, "warmup": 1, "model": TINY})
-    monkeypatch.setattr(train, "FAST_TUNE", {"steps": 2, "rows": 4, "warmup": 1,
-                                             "validation_rows": 8, "test_rows": 4})
+pytestmark = pytest.mark.usefixtures("tiny")
+KEYS = ("task", "method", "seed", "length")
 
 
-def run(out, *arguments):
-    train.main(["--fast", "--device", "cpu", "--lengths", "3", "17", "--out", str(out), *arguments])
-    return json.loads((out / "results.json").read_text())
+def run(out: Path, *arguments: str) -> list[dict]:
+    train.main(["--fast", "--device", "cpu", "--out", str(out), *arguments])
+    return rows_in(out)
 
 
-def refusal(capsys, *arguments) -> str:
+def rows_in(out: Path) -> list[dict]:
+    return json.loads((out / "results.json").read_text())["rows"]
+
+
+def refusal(capsys, *arguments: str) -> str:
     """The one line that a refused command prints."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -39,270 +37,354 @@ def refusal(capsys, *arguments) -> str:
     return lines[0]
 
 
-def small_pretraining(path, steps=60) -> GPT:
-    config = PretrainConfig(steps=steps, rows=2, model=TINY)
-    batches = pretraining_batches(config.shares, random_source("pretrain", 0), 2, TINY.context)
-    return model_module.pretrain(config, batches, path, "cpu")
+def tiny_base(path: Path, steps: int = 2):
+    config = PretrainConfig(**train.FAST_PRETRAIN | {"steps": steps})
+    return train.pretrain(config, path, "cpu")
+
+
+def bits(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def equal(one: dict, other: dict) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+# ------------------------------------------------------------------------ whole runs
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_has_a_row_for_all_that_was_tested(task, tmp_path):
+    """Bug caught: a method, seed or length that is missing, or tested twice."""
+    rows = run(tmp_path, "--task", task, "--seeds", "2")
+    methods = ["base", "instruction", "reminders", *METHODS[task]]
+    lengths = range(1, 6) if task == "generation" else TASKS[task].test_lengths
+    expected = {(task, method, seed, length)
+                for method in methods for seed in (0, 1) for length in lengths}
+    assert {tuple(row[key] for key in KEYS) for row in rows} == expected
+    assert len(rows) == len(expected)
+
+
+def test_a_run_leaves_its_files(tmp_path):
+    """Bug caught: a file that is missing at the end, or a temporary one that is left."""
+    run(tmp_path, "--methods", "Comma_4", "full")
+    assert {path.name for path in tmp_path.iterdir()} == {"base.pt", "latents", "results.json"}
+    assert [path.name for path in (tmp_path / "latents").iterdir()] == \
+        ["generation-Comma_4-seed0.pt"]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_whole_run(task, tmp_path, capsys):
-    """Bug caught: a task, a report or a file that is missing at the end."""
-    results = run(tmp_path, "--task", task, "--seeds", "2")
-    assert {path.name for path in tmp_path.iterdir()} == FILES
-    assert len(list((tmp_path / "latents").iterdir())) == 2 * len(TASKS[task].methods)
-    assert results["config"] == json.loads((tmp_path / "config.json").read_text())
-    assert {"torch", "device", "threads", "seconds"} <= results["environment"].keys()
-    methods = ["base", "instruction", "reminders", *TASKS[task].methods]
-    lengths = range(1, 18) if task == "generation" else [3, 17]
-    expected = {(task, method, seed, length)
-                for method in methods for seed in (0, 1) for length in lengths}
-    keys = ("task", "method", "seed", "length")
-    assert {tuple(row[key] for key in keys) for row in results["rows"]} == expected
-    trained = {row["method"]: row["trainable_parameters"] for row in results["rows"]}
-    assert len({trained[method] for method in TASKS[task].methods}) == 1  # no tilting
-    for row in results["rows"]:
-        splits = {"id": TASKS[task].id_lengths, "ood": TASKS[task].ood_lengths}
-        assert row["split"] in splits or row["length"] == 3  # a sum of 3 variables is neither
-        assert all((row["split"] == name) == (row["length"] in splits[name]) for name in splits)
-        assert 0.0 <= row["exact"] <= row["accuracy"] <= 1.0
-        assert (row["trainable_parameters"] == 0) == (row["method"] in train.REFERENCES)
-    printed = capsys.readouterr().out
-    assert printed.count(" on ") >= 3 and "mean nothing" in printed
-    assert all(f"| `{method}` | 2 |" in printed for method in methods)
-    assert f"OOD {'6-17' if task == 'generation' else '17'} |" in printed  # what was tested
-    assert all(f"| `{method}` - `{baseline}` |" in printed
-               for method in TASKS[task].claimed for baseline in TASKS[task].baselines)
+def test_all_methods_of_a_table_train_equally_many_numbers(task):
+    """Bug caught: a budget that favors a method."""
+    assert len({Method.parse(name).placement.total for name in METHODS[task]}) == 1
+
+
+def test_rows_say_what_was_trained(tmp_path):
+    """Bug caught: references that are counted as trained, or a base that was."""
+    trained = {row["method"]: row["trainable_parameters"]
+               for row in run(tmp_path, "--methods", "Start_2", "full")}
+    base = sum(weights.numel() for weights in tiny_base(tmp_path / "other.pt").parameters())
+    assert trained == {"base": 0, "instruction": 0, "reminders": 0, "Start_2": 32, "full": base}
+
+
+def test_the_printed_table(tmp_path, capsys):
+    """Bug caught: a method that is left out, or means over the wrong lengths."""
+    rows = run(tmp_path, "--task", "summation", "--methods", "Start_2")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    far = [row["exact"] for row in rows if row["method"] == "Start_2" and row["length"] == 20]
+    assert ["summation,", "exact", "ID", "OOD", "far", "OOD"] in lines
+    assert [line[-1] for line in lines if line[:1] == ["Start_2"]] == [f"{far[0]:.2f}"]
 
 
 def test_a_second_run_reuses_everything_and_can_add_to_it(tmp_path):
     """Bug caught: work done twice, or rows lost when another method is added."""
     first = run(tmp_path)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
-    assert run(tmp_path)["rows"] == first["rows"]
-    more = run(tmp_path, "--methods", "8_2", "8_2-own", "--own-positions")
-    assert more["rows"][:len(first["rows"])] == first["rows"]
-    assert {row["method"] for row in more["rows"][len(first["rows"]):]} == {"8_2-own"}
+    more = run(tmp_path, "--methods", "8_2-own")
+    assert more[:len(first)] == first
+    assert {row["method"] for row in more[len(first):]} == {"8_2-own"}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
 def test_same_seed_same_result(tmp_path):
     """Bug caught: draws or initial values that no seed rules."""
-    assert run(tmp_path / "a")["rows"] == run(tmp_path / "b")["rows"]
-    for name in ("Start_4", "Comma_4"):
-        one, two = (LatentTokens.load(tmp_path / folder / f"latents/generation-{name}-seed0.pt", 16)
-                    for folder in "ab")
-        assert torch.equal(one.vectors, two.vectors)
+    assert run(tmp_path / "a") == run(tmp_path / "b")
+    one, two = (LatentTokens.load(tmp_path / folder / "latents/generation-Comma_4-seed0.pt", 16)
+                for folder in "ab")
+    assert torch.equal(one.vectors, two.vectors)
+
+
+# ------------------------------------------------------------------------ methods
+
+@pytest.mark.parametrize("name", [*REFERENCES, "Comma_4", "Start_1+Comma_1-own"])
+def test_a_methods_name_is_read_back(name):
+    """Bug caught: a row that another command does not recognize, and tunes again."""
+    assert str(Method.parse(name)) == name
+
+
+def test_a_control_keeps_the_name_of_its_placement():
+    """Bug caught: altered latents whose rows join those of the tuned ones."""
+    assert str(Method(Placement.parse("Comma_4"), control="random")) == "Comma_4:random"
+
+
+# ------------------------------------------------------------------------ training
+
+@pytest.mark.parametrize("step, share", [(0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0), (75, 0.5),
+                                         (99, 0.02)])
+def test_the_learning_rate_by_hand(step, share):
+    """10 steps up, then flat, then down over the last half of 100. Bug caught: off by one."""
+    config = PretrainConfig(steps=100, warmup=10, decay=0.5)
+    assert train.learning_rate(step, config) == pytest.approx(share)
+
+
+def test_the_learning_rate_reaches_the_optimizer():
+    """Bug caught: a rate that multiplies the last one in place of the peak."""
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.2)
+    for share in (0.5, 0.5):
+        train.set_learning_rate(optimizer, share)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_every_weight_has_one_optimizer(model):
+    """Bug caught: weights that no optimizer trains, or that two do."""
+    groups = [optimizer.param_groups[0]["params"]
+              for optimizer in train.make_optimizers(model, PretrainConfig())]
+    ids = [id(weights) for group in groups for weights in group]
+    assert sorted(ids) == sorted(map(id, model.parameters()))
 
 
 def test_tuning_leaves_the_base_bit_identical(tmp_path):
-    """Bug caught: an optimiser or a gradient that reaches the frozen base."""
-    base = small_pretraining(tmp_path / "base.pt", steps=2)
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    config = train.TuneConfig(steps=3, rows=4, lrs=(0.5, 2.0), validation_rows=5)
-    for seed in (0, 1):
-        model, latents, chosen = train.tune_best(base, TASKS["generation"], "Comma_2", seed, config)
-        assert model is base
-        assert chosen["lr"] == min(chosen["validation_loss"], key=chosen["validation_loss"].get)
-        start = LatentTokens(Placement.parse("Comma_2"), 16)
-        start.initialise(base.token_embedding, torch.Generator().manual_seed(seed))
-        assert not torch.isclose(latents.vectors, start.vectors).all(dim=1).any()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    """Bug caught: an optimizer or a gradient that reaches the frozen base."""
+    base = tiny_base(tmp_path / "base.pt")
+    before = bits(base)
+    config = TuneConfig(steps=3, batch_size=4, validation_examples=5)
+    model, _, _ = train.tune_best(base, TASKS["generation"], Method.parse("Comma_2"), 0, config)
+    assert model is base and equal(before, bits(base))
     assert all(parameter.grad is None for parameter in base.parameters())
+
+
+def test_tuning_moves_every_latent(tmp_path):
+    """Bug caught: latents that are not trained at all."""
+    base = tiny_base(tmp_path / "base.pt")
+    start = LatentTokens(Placement.parse("Comma_2"), 16)
+    start.initialize(base.token_embedding, torch.Generator().manual_seed(0))
+    _, latents = train.tune(base, TASKS["generation"], Method.parse("Comma_2"), 1.0, 0,
+                            TuneConfig(steps=3, batch_size=4))
+    assert not torch.isclose(latents.vectors, start.vectors).all(dim=1).any()
+
+
+def test_the_best_learning_rate_is_kept(tmp_path):
+    """Bug caught: the last rate, or the worst."""
+    config = TuneConfig(steps=3, batch_size=4, validation_examples=5, lrs=(2.0, 1e-3))
+    _, _, record = train.tune_best(tiny_base(tmp_path / "base.pt"), TASKS["generation"],
+                                   Method.parse("Start_2"), 0, config)
+    losses = record["validation_loss"]
+    assert losses.keys() == {2.0, 1e-3} and losses[record["lr"]] == min(losses.values())
 
 
 def test_full_tuning_changes_a_copy(tmp_path):
     """Bug caught: fine-tuning that spoils the base for every method after it."""
-    base = small_pretraining(tmp_path / "base.pt", steps=2)
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    model, latents, _ = train.tune_best(base, TASKS["generation"], "full", 0,
-                                        train.TuneConfig(steps=2, rows=4, validation_rows=5))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
-    assert not any(torch.equal(mine, theirs) for mine, theirs
-                   in zip(model.blocks.parameters(), base.blocks.parameters()) if mine.ndim == 2)
-    assert latents.placement.total == 0
+    base = tiny_base(tmp_path / "base.pt")
+    before = bits(base)
+    model, _ = train.tune(base, TASKS["generation"], Method(full=True), 1e-3, 0,
+                          TuneConfig(steps=2, batch_size=4))
+    assert equal(before, bits(base)) and not equal(before, bits(model))
 
 
-def test_controls_alter_nothing_but_what_they_say():
-    """Bug caught: a control that tests the tuned latents after all, or other placements."""
-    latents = LatentTokens(Placement.parse("Start_1+Comma_2"), 4)
-    torch.nn.init.normal_(latents.vectors)
-    tuned = latents.vectors.detach().clone()
-    swapped = train.altered(latents, "shuffled", seed=0)
-    assert torch.equal(swapped.vectors, tuned[[2, 0, 1]])
-    removed = train.altered(latents, "removed", seed=0)
-    assert str(removed.placement) == "Start_1" and torch.equal(removed.vectors, tuned[:1])
-    drawn = train.altered(latents, "random", seed=0)
-    assert torch.allclose(drawn.vectors.norm(dim=1), tuned.norm(dim=1))
-    assert not torch.isclose(drawn.vectors, tuned).any()
-    assert drawn.placement == swapped.placement == latents.placement
-    assert torch.equal(latents.vectors, tuned)
-    assert swapped.vectors.requires_grad and not drawn.vectors.requires_grad  # trained, or not
+# ------------------------------------------------------------------------ interruptions
 
+def interrupt(monkeypatch, function: str, when):
+    """Ctrl-C in a function of train.py, at the first call for which ``when(*arguments)`` holds."""
+    original = getattr(train, function)
 
-def test_all_controls_of_a_task(tmp_path, capsys):
-    """Bug caught: a control without rows; removed latents that differ from the base; skills tested
-    on the tuned task alone."""
-    task = TASKS["generation"]
-    rows = run(tmp_path, "--methods", "Comma_4:removed", "--controls")["rows"]
-    by_method = {(row["task"], row["method"], row["length"]): row for row in rows}
-    methods = {method for task, method, _ in by_method if task == "generation"}
-    assert methods == {*train.REFERENCES, "Comma_4", "Comma_4:removed", *task.controls}
-    for length in range(1, 18):
-        removed, base = (by_method["generation", method, length]
-                         for method in ("Comma_4:removed", "base"))
-        assert {**removed, "method": "base"} == base
-    for other in ("repetition", "summation"):
-        assert (other, "instruction, after full on generation",
-                TASKS[other].test_lengths[-1]) in by_method
-    capsys.readouterr()
-    train.main(["--table", "--out", str(tmp_path)])
-    printed = capsys.readouterr().out
-    assert all(f"| `{method}` | 1 |" in printed for method in methods)
-    assert printed.count("| seeds | trained |") == 3
+    def interrupted(*arguments):
+        if when(*arguments):
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(train, function, interrupted)
 
 
 def test_interrupted_pretraining_goes_on_where_it_stood(tmp_path, monkeypatch):
     """Bug caught: a resumed base that saw other text, rates or momenta than an unstopped one."""
-    whole = small_pretraining(tmp_path / "whole.pt")
-    calls, loss = [], model_module.F.cross_entropy
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 55:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
+    whole = tiny_base(tmp_path / "whole.pt", steps=60)
     with monkeypatch.context() as patch:
-        patch.setattr(model_module.F, "cross_entropy", interrupted)
+        interrupt(patch, "learning_rate", lambda step, config: step == 55)
         with pytest.raises(KeyboardInterrupt):
-            small_pretraining(tmp_path / "resumed.pt")
-    resumed = small_pretraining(tmp_path / "resumed.pt")
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+            tiny_base(tmp_path / "resumed.pt", steps=60)
+    assert torch.load(tmp_path / "resumed.pt")["step"] == 50
+    assert equal(bits(whole), bits(tiny_base(tmp_path / "resumed.pt", steps=60)))
 
 
 def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     """Bug caught: Ctrl-C in the second method that costs the first."""
-    tune = train.tune
-
-    def interrupted(base, task, method, *rest):
-        if method == "End_4":
-            raise KeyboardInterrupt
-        return tune(base, task, method, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "tune", interrupted)
+        interrupt(patch, "tune", lambda base, task, method, *_: str(method) == "End_4")
         with pytest.raises(SystemExit) as stop:
             run(tmp_path)
     assert stop.value.code == 130
     assert "same command goes on" in capsys.readouterr().err
-    kept = json.loads((tmp_path / "results.json").read_text())["rows"]
+    kept = rows_in(tmp_path)
     assert {row["method"] for row in kept} == {"base", "instruction", "reminders", "Start_4"}
-    assert run(tmp_path)["rows"][:len(kept)] == kept
+    assert run(tmp_path)[:len(kept)] == kept
 
+
+# ------------------------------------------------------------------------ mistakes
 
 @pytest.mark.parametrize("arguments, message", [
     (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected Start_m, End_m, Comma_m"),
     (["--methods", "Start_2", "Middle_2"], "unknown placement 'Middle_2'"),
+    (["--methods", "Comma_4:random"], "unknown placement 'Comma_4:random'"),
     (["--task", "division"], "choose from"),
-    (["--lengths", "60"], "length 60 of generation does not fit"),
     (["--device", "abacus"], "--device: invalid choice: 'abacus' (choose from "),
-    (["--steps", "0"], "--steps must be 1 or more"),
+    (["--steps", "0"], "--seeds, --steps and --lr must be above 0"),
     (["--steps", "many"], "invalid int value: 'many'"),
     (["--lr", "-1"], "--lr must be above 0"),
-    (["--methods", "Comma_4:doubled"], "unknown control 'doubled' of Comma_4: choose from random"),
-    (["--methods", "Comma_6-own"], "Comma_6-own needs 375 positions at length 24"),
-    (["--table"], "results.json"),
+    (["--lr", "nan"], "--lr must be above 0"),
     (["--unknown"], "unrecognized arguments"),
 ])
 def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
-    """Bug caught: a typing error found out after seven minutes of pre-training."""
+    """Bug caught: a typing error found out after minutes of pre-training."""
     assert message in refusal(capsys, "--out", str(tmp_path / "run"), *arguments)
     assert not (tmp_path / "run").exists()
 
 
-def test_paths_that_cannot_be_written_are_refused(tmp_path, capsys):
+@pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, KeyError])
+def test_a_students_own_bug_shows_its_traceback(error, tmp_path, monkeypatch):
+    """Bug caught: errors of edited code that are printed as if the user had mistyped something."""
+    def document(rng):
+        raise error("of the student's own")
+
+    monkeypatch.setattr(TASKS["repetition"], "document", document)
+    with pytest.raises(error, match="of the student's own"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run"])
+def test_paths_that_cannot_be_used_are_refused(folder, tmp_path, capsys):
     """Bug caught: an --out found unusable only when there is something to save."""
     (tmp_path / "file").write_text("not a folder")
-    assert "file" in refusal(capsys, "--fast", "--out", str(tmp_path / "file"))
-    assert "file" in refusal(capsys, "--fast", "--out", str(tmp_path / "file" / "run"))
+    assert "cannot be used" in refusal(capsys, "--fast", "--out", str(tmp_path / folder))
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
 def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
-    """Bug caught: seven minutes of pre-training lost to a forgotten --out."""
+    """Bug caught: minutes of work lost to a forgotten --out."""
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    for other, named in ((["--lr", "0.5"], "tune.lrs = [1.0, 2.0]"),
-                         (["--steps", "7"], "tune.steps = 2, this run wants 7"),
-                         (["--lengths", "4"], "lengths = [3, 17], this run wants [4]")):
-        line = refusal(capsys, "--fast", "--out", str(tmp_path), "--lengths", "17", "3", *other)
-        assert f"was made with {named}" in line and "choose another --out" in line
+    line = refusal(capsys, "--fast", "--out", str(tmp_path), "--lr", "0.5")
+    assert "was made with tune.lrs = [1.0, 2.0], this run asks for [0.5]" in line
     (tmp_path / "results.json").rename(tmp_path / "kept")
-    line = refusal(capsys, "--fast", "--lengths", "3", "17", "--pretrain-seed", "5",
-                   "--out", str(tmp_path))
-    assert "base.pt was made with seed = 0, this run wants 5" in line
+    line = refusal(capsys, "--fast", "--out", str(tmp_path), "--pretrain-seed", "5")
+    assert "base.pt was made with seed = 0, this run asks for 5" in line
     (tmp_path / "kept").rename(tmp_path / "results.json")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
 def test_a_base_is_not_reused_for_another_text(tmp_path, monkeypatch, capsys):
-    """Bug caught: an edited ``document`` (the README's first exercise) that changes nothing."""
+    """Bug caught: an edited ``document`` (the README's first exercise) that changes nothing, even
+    where the edit shows only every now and then."""
     run(tmp_path)
-    monkeypatch.setattr(type(TASKS["repetition"]), "document", lambda task, rng: "Rs0:4@7=2*00;")
-    line = refusal(capsys, "--fast", "--lengths", "3", "17", "--out", str(tmp_path))
+    document, count = TASKS["repetition"].document, iter(range(10_000))
+    monkeypatch.setattr(TASKS["repetition"], "document", lambda rng: (
+        document(rng) if next(count) != 80 else "Rs0:4@7=2*00;"))
+    line = refusal(capsys, "--fast", "--out", str(tmp_path))
     assert "base.pt was made with checksum of the text = " in line
-    assert "choose another --out" in line
 
 
-@pytest.mark.parametrize("name", ["base.pt", "results.json"])
-def test_damaged_files_are_refused(name, tmp_path, capsys):
+@pytest.mark.parametrize("name, message", [("base.pt", "is no readable base"),
+                                           ("results.json", "is no readable file of results")])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe nonsense", b"[]"])
+def test_damaged_files_are_refused(name, message, content, tmp_path, capsys):
     """Bug caught: a damaged file that ends in a traceback, or is overwritten."""
-    run(tmp_path)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
-    assert f"{name} is not a readable" in refusal(
-        capsys, "--fast", "--lengths", "3", "17", "--out", str(tmp_path))
-    assert (tmp_path / name).stat().st_size == 100
+    run(tmp_path, "--methods", "Start_1")
+    (tmp_path / name).write_bytes(content)
+    assert f"{name} {message}" in refusal(capsys, "--fast", "--out", str(tmp_path))
+    assert (tmp_path / name).read_bytes() == content
 
 
-def rows_of(method: str, accuracies: list[tuple[int, int, float]]) -> list[dict]:
-    """Rows of results from (seed, length, accuracy)."""
-    return [{"task": "generation", "method": method, "seed": seed, "length": length,
-             "accuracy": accuracy, "exact": 0.5, "latents_inserted": 4 * length,
-             "trainable_parameters": 512} for seed, length, accuracy in accuracies]
+# ------------------------------------------------------------------------ a task of one's own
+
+class Echo(Task):
+    """The README's example: write a letter ``length`` times, or twice as often."""
+
+    name, letter = "echo", "x"
+    target_rule, plain_rule, rules = "2", "1", ("1", "2")
+    id_lengths, ood_lengths, far_lengths = range(1, 4), range(4, 7), range(5, 7)
+    test_lengths = range(1, 7)
+
+    def example(self, rng: random.Random, length: int) -> Example:
+        letter = rng.choice("abcdefghijklmnopqrstuvwyz")
+        return Example(f"{letter}{length}>", letter * 2 * length + ";")
+
+    def score(self, example: Example, text: str) -> dict[int, Score]:
+        exact = text == example.response
+        return {int(example.query[1]): Score(float(exact), exact)}
+
+    def document(self, rng: random.Random) -> str:
+        rule, header = self.restate(rng, 0.5, self.plain_rule, self.any_rule)
+        letter, length = rng.choice("abcdefghijklmnopqrstuvwyz"), rng.randint(1, 6)
+        return f"{header}{letter}{length}>{letter * int(rule) * length};"
 
 
-def test_the_table_averages_over_lengths_and_seeds():
-    """The hand-worked table. Bug caught: sd over lengths in place of seeds, or splits mixed up."""
-    rows = rows_of("Comma_4", [(0, 5, 1.0), (0, 6, 0.8), (0, 16, 0.4),
-                               (1, 5, 1.0), (1, 6, 1.0), (1, 16, 0.4)])
-    assert train.table(rows).splitlines()[-1] == (
-        "| `Comma_4` | 2 | 512 | 64 | 1.00 ± 0.00 | 0.65 ± 0.07 | 0.40 ± 0.00 "
-        "| 0.50 ± 0.00 | 0.50 ± 0.00 | 0.50 ± 0.00 |")
+def test_adding_a_task(tmp_path, monkeypatch):
+    """One class and its registration make a task that the script runs from end to end."""
+    monkeypatch.setitem(TASKS, "echo", Echo())
+    rows = run(tmp_path, "--task", "echo")
+    assert {(row["task"], row["length"]) for row in rows} == {("echo", n) for n in range(1, 7)}
+    assert "Comma_4" in {row["method"] for row in rows}
 
 
-def test_differences_are_paired_by_seed():
-    """The hand-worked interval. Bug caught: seeds compared with other seeds, ID lengths counted, an
-    interval of the single methods in place of their differences."""
-    rows = [*rows_of("Comma_4", [(0, 5, 0.0), (0, 16, 1.0), (1, 16, 0.9), (2, 16, 0.8)]),
-            *rows_of("Start_4", [(0, 5, 1.0), (0, 16, 0.5), (1, 16, 0.4), (2, 16, 0.3)]),
-            *rows_of("End_4", [(0, 16, 0.8), (1, 16, 0.8)])]
-    assert train.differences(rows).splitlines()[2:] == [
-        "| `Comma_4` - `Start_4` | +0.50 | +0.50 to +0.50 | +125% |",
-        # pairs 0.2 and 0.1: mean 0.15, sd 0.0707, half-width 12.706 * 0.0707 / sqrt(2) = 0.635
-        "| `Comma_4` - `End_4` | +0.15 | -0.49 to +0.79 | +19% |"]
-    assert train.differences(rows_of("Comma_4", [(0, 16, 1.0)])) == ""
-    rows = [*rows_of("Comma_4", [(0, 16, 1.0), (1, 16, 1.0)]),
-            *rows_of("Start_4", [(0, 16, 0.0), (1, 16, 0.0)])]
-    assert train.differences(rows).endswith("| +1.00 | +1.00 to +1.00 | from zero |")
+# ------------------------------------------------------------------------ extras/controls.py
+
+def some_latents() -> LatentTokens:
+    latents = LatentTokens(Placement.parse("Start_1+Comma_2"), 4)
+    torch.nn.init.normal_(latents.vectors)
+    return latents
 
 
-def test_lengths_outside_every_split(tmp_path, capsys):
-    """Bug caught: a table without any column, or without some method's, that ends the run."""
-    train.main(["--fast", "--device", "cpu", "--lengths", "3", "--task", "summation",
-                "--methods", "full", "--out", str(tmp_path)])
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert {row["split"] for row in rows if row["task"] == "summation"} == {"other"}
-    assert "| `full` | 1 |" in capsys.readouterr().out
-    run(tmp_path / "id", "--methods", "full")
+def test_shuffled_latents():
+    """Bug caught: vectors that stay in their places."""
+    latents = some_latents()
+    altered = controls.alter(latents, "shuffled", seed=0)
+    assert torch.equal(altered.vectors, latents.vectors[[2, 0, 1]])
+    assert altered.placement == latents.placement
+
+
+def test_removed_latents():
+    """Bug caught: a group that goes, but not its vectors, or the wrong ones."""
+    latents = some_latents()
+    altered = controls.alter(latents, "removed", seed=0)
+    assert str(altered.placement) == "Start_1"
+    assert torch.equal(altered.vectors, latents.vectors[:1])
+
+
+def test_random_latents():
+    """Bug caught: a control that tests the tuned latents after all, or counts as trained."""
+    latents = some_latents()
+    altered = controls.alter(latents, "random", seed=0)
+    assert torch.allclose(altered.vectors.norm(dim=1), latents.vectors.norm(dim=1))
+    assert not torch.isclose(altered.vectors, latents.vectors).any()
+    assert not altered.vectors.requires_grad
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_controls_insert_as_many_latents_as_the_proposed_method(task):
+    """Bug caught: a token-matched baseline with fewer tokens than what it is to match."""
+    placement = Placement.parse(controls.TUNED[task][0].removesuffix("-own"))
+    longest = {"generation": (5, 24), "repetition": (5, 20), "summation": (12, 26)}[task]
+    for length in longest:
+        inserted = train.latents_inserted(TASKS[task], placement, length)
+        assert {f"Start_{inserted}", f"End_{inserted}"} <= set(controls.TUNED[task])
+
+
+def test_control_rows_join_the_run(tmp_path, monkeypatch):
+    """Bug caught: a control without rows, or tested on another task's examples."""
+    run(tmp_path, "--methods", "Comma_4")
+    monkeypatch.setitem(controls.TUNED, "generation", ["full"])
+    monkeypatch.setitem(controls.ALTERED, "generation", ["Comma_4:removed"])
+    controls.main([str(tmp_path), "--task", "generation"])
+    rows = {tuple(row[key] for key in KEYS): row for row in rows_in(tmp_path)}
+    for length in range(1, 6):  # without its only group Comma_4 is the base
+        removed = rows["generation", "Comma_4:removed", 0, length]
+        assert removed | {"method": "base"} == rows["generation", "base", 0, length]
+    assert ("summation", "instruction, after full on generation", 0, 13) in rows
