@@ -21,13 +21,13 @@ Tokens", arXiv 2505.12629: placement, insertion, position sharing, targets, deco
     m             Group.m                  latents in a group
     u_1 ... u_m   LatentTokens    (M, D)   the vectors of all groups, one row each
     s_1 ... s_t   token_ids       (B, N)   verbal tokens: query, then response, then padding
-    {s, u}        sources         (B, T)   what each slot holds: j < M for u_j, M + t for s_t
+    {s, u}        sources         (B, T)   of each slot: j < M for latent j, M + t for token t
 
-Letters as in model.py, and R response tokens. Left out: sampling (decoding is greedy).
+Latents and tokens are counted from 0. Letters as in model.py, and R response tokens.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 import re
 
@@ -40,7 +40,6 @@ from tasks import TOKEN_ID
 
 SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name in a placement -> the token ids it stands before
 OWN_POSITIONS = "-own"  # ends a placement whose latents do not share positions
-ONCE = ("Start", "End")  # the places that a row has once
 NOT_SCORED = -100  # a target that F.cross_entropy ignores
 
 
@@ -81,12 +80,12 @@ class Placement:
 
     @classmethod
     def parse(cls, notation: str,
-              separators: Mapping[str, Iterable[int]] = SEPARATORS) -> "Placement":
+              separators: Mapping[str, Collection[int]] = SEPARATORS) -> "Placement":
         """``Placement.parse("Start_1+Comma_1")``. Raises UserError on any other notation.
 
         separators: the token ids that count as a comma (in another tokenizer), or more separators.
         """
-        names, groups = [*ONCE, *separators], []
+        names, groups = ["Start", "End", *separators], []
         pattern = re.compile(rf"({'|'.join(names)}|[1-9][0-9]*)_([1-9][0-9]*)")
         for term in notation.removesuffix(OWN_POSITIONS).split("+"):
             match = pattern.fullmatch(term)
@@ -98,9 +97,8 @@ class Placement:
             groups.append(Group(match[1], int(match[2]), frozenset(separators.get(match[1], ()))))
         if len({group.where for group in groups}) < len(groups):
             raise UserError(f"placement {notation!r} names a place twice: add up its m instead")
-        rank = {"Start": 0, "End": 1}
-        groups.sort(key=lambda each: (rank.get(each.where, 3 if each.separator_ids else 2),
-                                      each.where))
+        rank = {"Start": 0, "End": 1} | dict.fromkeys(separators, 3)  # and 2 for k_m
+        groups.sort(key=lambda group: (rank.get(group.where, 2), group.where))
         return cls(tuple(groups), share_positions=not notation.endswith(OWN_POSITIONS))
 
     @property
@@ -129,7 +127,7 @@ class AugmentedRow:
     """One query, and its response as far as it is known, with the latents of a placement inserted.
 
     Training appends the true response, decoding what the model chooses; the next token is read off
-    the last slot. Raises ValueError on an empty query, which has none.
+    the last slot. Raises ValueError on an empty query, which has no last slot.
     """
 
     def __init__(self, placement: Placement, query: Sequence[int]):
@@ -142,26 +140,28 @@ class AugmentedRow:
         self.fed = 0  # slots that decoding has fed
         for token_id in query:
             self.append(token_id)
-        self.end_of_query = placement.latents_before(len(query), None, len(query))
-        self.insert(self.end_of_query, len(query))
+        self.ending_query = placement.latents_before(len(query), None, len(query))
+        self.insert(self.ending_query, len(query))
 
     def append(self, token_id: int) -> None:
-        """The latents before a verbal token, then the token itself."""
+        """Append a verbal token, after the latents that stand before it."""
         t = len(self.token_ids)
         latents = self.placement.latents_before(t, token_id, self.query_length)
-        if t == self.query_length:  # only those that waited; the others end the augmented query
-            latents = [latent for latent in latents if latent not in self.end_of_query]
+        if t == self.query_length:  # End and k_m end the query already; separators had to wait
+            latents = [latent for latent in latents if latent not in self.ending_query]
         self.insert([*latents, self.placement.total + t], t)
         self.token_ids.append(token_id)
 
     def insert(self, sources: list[int], t: int) -> None:
-        """Slots that share the position of verbal token t, or have positions of their own."""
-        own = range(len(self.sources), len(self.sources) + len(sources))
-        self.position_ids += [t] * len(own) if self.placement.share_positions else own
+        """Append slots. Where positions are shared, all take the position id of verbal token t."""
+        if self.placement.share_positions:
+            self.position_ids += [t] * len(sources)
+        else:
+            self.position_ids += range(len(self.sources), len(self.sources) + len(sources))
         self.sources += sources
 
-    def new_slots(self) -> tuple[list[int], list[int]]:
-        """Sources and position ids of the slots since the last call."""
+    def take_new_slots(self) -> tuple[list[int], list[int]]:
+        """Sources and position ids of the slots that are not fed yet, and from now on are."""
         new = slice(self.fed, len(self.sources))
         self.fed = new.stop
         return self.sources[new], self.position_ids[new]
@@ -170,7 +170,8 @@ class AugmentedRow:
 def pad(rows: Sequence[list[int]], value: int = 0, device=None) -> Tensor:
     """Rows of unequal length, padded on the right: (B, longest)."""
     longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], device=device)
+    padded = [row + [value] * (longest - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long, device=device)
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def make_batch(placement: Placement, queries: list[list[int]], responses: list[l
     """Insert the latents of a placement into queries with their true responses (token ids)."""
     rows = [AugmentedRow(placement, query) for query in queries]
     read_slots = [[] for _ in rows]
-    for row, read, response in zip(rows, read_slots, responses):
+    for row, read, response in zip(rows, read_slots, responses, strict=True):
         for token_id in response:
             read.append(len(row.sources) - 1)
             row.append(token_id)
@@ -225,18 +226,16 @@ class LatentTokens(nn.Module):
         torch.save({"placement": str(self.placement), "vectors": self.vectors.detach().cpu()}, path)
 
     @classmethod
-    def load(cls, path, n_embd: int) -> "LatentTokens":
+    def load(cls, path, n_embd: int, separators=SEPARATORS) -> "LatentTokens":
         """Read what ``save`` wrote. Raises UserError if it is no such file or does not fit."""
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            latents = cls(Placement.parse(saved["placement"]), n_embd)
+            latents = cls(Placement.parse(saved["placement"], separators), n_embd)
             latents.load_state_dict({"vectors": saved["vectors"]})
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
-            raise UserError(f"{path} holds no readable latents of width {n_embd}") from error
+            raise UserError(f"{path} does not hold latents of width {n_embd}") from error
         return latents
 
-
-# ------------------------------------------------------------------------- training and decoding
 
 def response_logits(model: GPT, latents: LatentTokens, batch: Batch) -> Tensor:
     """Logits (B, R, V) for every response token, each from the slot that decoding reads it off."""
@@ -254,7 +253,7 @@ def response_loss(model: GPT, latents: LatentTokens, batch: Batch) -> Tensor:
 @torch.no_grad()
 def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
              stop_id: int | None = None, reminder: Sequence[int] = (),
-             comma_ids: Iterable[int] = SEPARATORS["Comma"]) -> list[list[int]]:
+             comma_ids: Collection[int] = SEPARATORS["Comma"]) -> list[list[int]]:
     """Greedy decoding with a KV cache; returns the token ids of each response.
 
     A response ends with ``stop_id`` (included) or after ``max_new_tokens``. The tokens of
@@ -263,8 +262,8 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     """
     rows = [AugmentedRow(latents.placement, query) for query in queries]
     reminders = [deque() for _ in rows]  # what is still due of one, in each row
-    recurring = [group.m for group in latents.placement.groups if group.where not in ONCE]
-    capacity = max(len(row.sources) for row in rows) + max_new_tokens * (1 + sum(recurring))
+    recurring = sum(g.m for g in latents.placement.groups if g.where not in ("Start", "End"))
+    capacity = max(len(row.sources) for row in rows) + max_new_tokens * (1 + recurring)
     cache = KVCache(model.config, len(rows), capacity, model.device)
     verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)
     responses, finished = [[] for _ in rows], set()
@@ -288,13 +287,14 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
 
 def next_token_ids(model: GPT, latents: LatentTokens, rows: list[AugmentedRow], verbal: Tensor,
                    cache: KVCache) -> list[int]:
-    """Feed what is new in each row, with the embeddings of its new verbal tokens, (B, N, D): the
-    query, later one token. Returns the most probable next token of each."""
-    sources, position_ids = zip(*(row.new_slots() for row in rows))
-    lengths = torch.tensor([[len(row)] for row in sources], device=model.device)  # (B, 1)
-    sources = pad(sources, device=model.device)  # (B, T)
+    """Feed the new slots of each row, with the embeddings of its new verbal tokens (B, N, D): the
+    query, later one token. Returns each row's most probable next token."""
+    new_sources, position_ids = zip(*(row.take_new_slots() for row in rows))
+    lengths = torch.tensor([[len(sources)] for sources in new_sources], device=model.device)
+    # After the queries ``verbal`` has one column, and every source from M on means that column.
+    last_source = latents.placement.total + verbal.shape[1] - 1
+    sources = pad(new_sources, device=model.device).clamp(max=last_source)  # (B, T)
     attention_mask = torch.arange(sources.shape[1], device=model.device) < lengths  # (B, T)
-    sources = sources.clamp(max=latents.placement.total + verbal.shape[1] - 1)  # the one there is
     logits = model(latents.embed(sources, verbal), pad(position_ids, device=model.device),
                    attention_mask, cache)  # (B, T, V)
     return logits.take_along_dim(lengths[..., None] - 1, dim=1)[:, 0].argmax(dim=-1).tolist()

@@ -53,12 +53,13 @@ class GPTConfig:
 class KVCache:
     """Keys and values of all layers for up to ``capacity`` slots, and which of them are padding.
 
+    Raises RuntimeError on more slots than that.
     On a CPU the room that is never written to takes no memory: the system hands it out on use.
     """
 
     def __init__(self, config: GPTConfig, batch_size: int, capacity: int, device=None):
         shape = (config.n_layer, batch_size, config.n_head, capacity, config.head_width)
-        self.length = 0  # slots fed before the current call
+        self.length = 0  # slots fed before the current call; GPT.forward counts them
         self.keys = torch.empty(shape, device=device)
         self.values = torch.empty(shape, device=device)
         self.attention_mask = torch.empty(batch_size, capacity, dtype=torch.bool, device=device)
@@ -97,13 +98,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
     """What each of the last T slots may attend to: (B, 1, T, S), bool, from (B, S).
 
-    A slot sees the slots up to itself, in slot order, that are no padding. It always sees itself,
+    A slot sees the slots up to itself, in slot order, that are not padding. It always sees itself,
     so that padding has something to attend to; nobody reads what padding computes.
     """
     S = attention_mask.shape[1]
     slots = torch.arange(S, device=attention_mask.device)
     now = slots[-T:, None]  # (T, 1)
-    return (((slots <= now) & attention_mask[:, None, :]) | (slots == now))[:, None]
+    earlier, itself = slots <= now, slots == now  # (T, S)
+    return ((earlier & attention_mask[:, None, :]) | itself)[:, None]  # (B, 1, T, S)
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +142,9 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x), rotary, mask, cache)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
-    def attention(self, x: Tensor, rotary, mask, cache) -> Tensor:
+    def attention(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None,
+                  cache: KVCache | None) -> Tensor:
+        """Multi-head self-attention of x, (B, T, D) to (B, T, D)."""
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head)  # (B, T, 3, H, K)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, K)
@@ -179,7 +183,7 @@ class GPT(nn.Module):
 
     @property
     def nothing(self) -> int:
-        """The id, V, that stands for "no token": what is before the first one of a row."""
+        """The id, V, that stands for "no token" in the places before a row's first one."""
         return self.config.vocab_size
 
     @property
@@ -188,9 +192,9 @@ class GPT(nn.Module):
         return self.embeddings[0].weight[:self.config.vocab_size]
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """x_t = E_0[s_t] + E_1[s_t-1] + E_2[s_t-2], (B, N, D), of consecutive verbal tokens (B, N).
+        """x_t = E_0[s_t] + E_1[s_(t-1)] + E_2[s_(t-2)] of consecutive verbal tokens.
 
-        All before the first token is ``nothing``, which adds nothing.
+        token_ids: (B, N); returns (B, N, D). Before the first one stands ``nothing``, which adds 0.
         """
         N = token_ids.shape[1]
         tokens = F.pad(token_ids, (LOOK_BACK, 0), value=self.nothing)  # (B, 2 + N)
@@ -212,7 +216,7 @@ class GPT(nn.Module):
             if tensor is not None and tensor.shape != embeddings.shape[:2]:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, "
                                  f"the embeddings need {tuple(embeddings.shape[:2])}")
-        mask = self.mask(embeddings, attention_mask, cache)
+        mask = self.visible_slots(embeddings, attention_mask, cache)
         rotary = rotary_tables(position_ids, self.config.head_width)
         x = embeddings
         for block in self.blocks:
@@ -222,7 +226,8 @@ class GPT(nn.Module):
         return self.head(self.final_norm(x))
 
     @staticmethod
-    def mask(embeddings: Tensor, attention_mask, cache) -> Tensor | None:
+    def visible_slots(embeddings: Tensor, attention_mask: Tensor | None,
+                      cache: KVCache | None) -> Tensor | None:
         """(B, 1, T, S), or None where causal order says it all: attention is fastest then."""
         if attention_mask is None and cache is None:
             return None

@@ -23,7 +23,7 @@ import zlib
 import torch
 from torch import Tensor
 
-ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a letter
+ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a variable
 END = ";"  # closes a document
 TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
 
@@ -60,20 +60,21 @@ class Task:
 
     Subclass it, set the attributes, write the first three methods, and add an instance to TASKS.
     Use the characters of ALPHABET, put a comma between items, close a document with END, and draw
-    all that is random from ``rng``. Then run ``train.py --task NAME``.
+    all that is random from ``rng``. A length needs some hundred queries, since a tenth of them is
+    kept for tests. Then run ``train.py --task NAME``.
     """
 
     name: str  # on the command line
     letter: str  # opens a header: "G" in "G+-9:"
     target_rule: str  # what latents are tuned to elicit
     plain_rule: str  # what a document follows before it states a rule
-    rules: tuple[str, ...]  # the family
-    share: float = 0.3  # of the characters of the pre-training text
+    rules: tuple[str, ...]  # the family (not needed where ``any_rule`` is overridden)
+    share: float = 0.3  # of the characters of the text, relative to the other tasks' shares
     id_lengths: range  # latents are tuned on these lengths
     ood_lengths: range  # and tested on longer ones, too,
     far_lengths: range  # of which these are the longest
     test_lengths: Iterable[int]  # the lengths of test examples
-    metrics = ("accuracy", "exact")  # of Score, the one that its claim is judged by first
+    metrics = ("accuracy", "exact")  # the fields of Score to report; the first one is printed
 
     def example(self, rng: random.Random, length: int) -> Example:
         """A query that states nothing, and its response by the target rule."""
@@ -97,7 +98,7 @@ class Task:
     def restate(self, rng: random.Random, probability: float, rule: str,
                 choose: Callable[[random.Random, str], str]) -> tuple[str, str]:
         """With this probability a newly chosen rule and its header, else the rule and no text."""
-        if probability and rng.random() < probability:
+        if probability and rng.random() < probability:  # at 0 nothing is drawn
             rule = choose(rng, rule)
             return rule, self.header(rule)
         return rule, ""
@@ -116,9 +117,9 @@ def equation_result(rule: str, left: str, right: str) -> str:
     >>> equation_result("+-9", "44", "47")  # (4 + 4) mod 9, |4 - 7| mod 9
     '83'
     """
-    modulus = int(rule[2]) or 10  # the alphabet's digit 0 stands for ten
+    modulus = int(rule[2]) or 10  # a rule writes modulus 10 as 0
     return "".join(str(combine(operation, int(a), int(b), modulus))
-                   for operation, a, b in zip(rule, left, right))
+                   for operation, a, b in zip(rule[:2], left, right))
 
 
 def equation(rule: str, left: str, right: str) -> str:  # 44@47=83,
@@ -201,10 +202,10 @@ class Repetition(Task):
         query     4@7=2*04>
         response  7@4=2*04,7@4=2*03,7@4=2*02,7@4=2*01,7@4=2*00;      (length n = 3)
 
-    A count of n + 1 asks for an item and its n repetitions. A rule says *what* is repeated (c: the
-    equation as it is; s: its operands swapped) and *where to stop* (1: at item 1, as asked; 0: at
-    item 0, one more). So the first item needs the instruction, and the stop needs it again, n
-    commas later. The plain rule repeats the equation as it is, as often as asked (c1).
+    A count of n + 1 asks for items n + 1 ... 1: an item and its n repetitions. A rule says *what*
+    is repeated (c: the equation as it is; s: its operands swapped) and *where to stop* (1: at item
+    1, as asked; 0: at item 0, one more). So the first item needs the instruction, and the stop
+    needs it again, n commas later. The plain rule, c1, copies the equation as often as asked.
     Each item is scored; ``exact`` asks for the whole answer, its stop included.
     """
 
@@ -329,10 +330,8 @@ def documents(rng: random.Random) -> Iterator[str]:
 
 
 def pretraining_batches(rng: random.Random, batch_size: int, block_size: int) -> Iterator[Tensor]:
-    """Token ids (batch_size, block_size + 1), without end: the text cut into blocks, as in nanoGPT.
-
-    The last token of a block is only a target; the next block starts with it.
-    """
+    """Token ids (batch_size, block_size + 1), without end: the text cut into blocks. The last token
+    of a block is only a target; the next block starts with it."""
     source, size, buffer = documents(rng), batch_size * block_size, []
     while True:
         while len(buffer) <= size:
@@ -342,15 +341,16 @@ def pretraining_batches(rng: random.Random, batch_size: int, block_size: int) ->
 
 
 def purpose_of(query: str) -> str:
-    """Every query serves one purpose: a tenth of them tests, a tenth validation."""
+    """Every query serves one purpose: of all queries a tenth is for tests, a tenth to validate."""
     return {0: "test", 1: "validation"}.get(zlib.crc32(query.encode()) % 10, "tune")
 
 
 def draw(task: Task, length: int, purpose: str, rng: random.Random) -> Example:
-    while True:
+    for _ in range(100_000):
         example = task.example(rng, length)
         if purpose_of(example.query) == purpose:
             return example
+    raise ValueError(f"{task.name} has no {purpose} query of length {length}: allow more queries")
 
 
 def draw_examples(task: Task, lengths: Iterable[int], purpose: str, seed: int,

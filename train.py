@@ -4,9 +4,9 @@
     python train.py --task all --seeds 5      all tasks, five seeds of tuning and testing
     python train.py --methods Comma_2 8_2     more rows, on the same base
 
-A run lives in one folder (--out) and stands for one set of settings. What it has finished is reused
-by the next command with the same --out, so a run that was stopped goes on where it stood.
-``extras/report.py`` prints its tables with intervals, ``extras/controls.py`` adds control rows.
+A run lives in one folder, --out. What it has finished is reused by the next command there, so a run
+that was stopped goes on where it stood. After an edit of the code choose a new --out.
+``extras/report.py`` prints tables with intervals, ``extras/controls.py`` adds control rows.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 import json
-from math import inf, isnan
+from math import inf, isnan, nan
 import os
 from pathlib import Path
 from statistics import fmean
@@ -42,7 +42,7 @@ class PretrainConfig:
     muon_lr: float = 0.02  # for the matrices inside the blocks
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps
-    decay: float = 0.5  # the last part of the steps, over which the learning rates fall to zero
+    decay: float = 0.5  # the last part (0 ... 1) of the steps, over which the rates fall to zero
     model: GPTConfig = GPTConfig(vocab_size=len(ALPHABET))
 
 
@@ -87,7 +87,7 @@ class Method:
 
 REFERENCES = {"base": Method(), "instruction": Method(instruction=True),
               "reminders": Method(instruction=True, reminders=True), "full": Method(full=True)}
-METHODS = {  # of a task's table, where all train equally many numbers; others have the first
+METHODS = {  # all of a task train equally many numbers; a task of your own has the first row
     "generation": ["Start_4", "End_4", "Comma_4"],
     "repetition": ["Start_2", "End_2", "Comma_2", "Start_1+Comma_1"],
     "summation": ["Start_2", "End_2", "Comma_2", "4_2", "8_2"]}
@@ -95,8 +95,8 @@ METHODS = {  # of a task's table, where all train equally many numbers; others h
 
 def learning_rate(step: int, config: PretrainConfig | TuneConfig) -> float:
     """As a share of its peak: up over ``warmup`` steps, down to zero over the last ``decay``."""
-    return min(1.0, (step + 1) / config.warmup,
-               (config.steps - step) / (config.decay * config.steps))
+    return min(1.0, (step + 1) / max(1, config.warmup),
+               (config.steps - step) / max(1, config.decay * config.steps))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
@@ -123,14 +123,14 @@ def pretrain(config: PretrainConfig, path: Path, device: str) -> GPT:
     model = GPT(config.model).to(device)
     optimizers = make_optimizers(model, config)
     source = documents(random_source("pretrain", config.seed))
-    text = "".join(next(source) for _ in range(1000))  # to tell another text by
+    text = "".join(next(source) for _ in range(1000))  # enough to notice an edited document()
     settings = asdict(config) | {"checksum of the text": zlib.crc32(text.encode())}
     done = load_base(path, settings, model, optimizers) if path.exists() else 0
     batches = pretraining_batches(random_source("pretrain", config.seed), config.batch_size,
                                   config.model.block_size)
     position_ids = torch.arange(config.model.block_size, device=device)
     position_ids = position_ids.expand(config.batch_size, -1)  # (B, N)
-    bar = trange(config.steps * (done < config.steps), desc="pre-training")
+    bar = trange(0 if done == config.steps else config.steps, desc="pre-training")
     for step in bar:
         blocks = next(batches).to(device)  # (B, N + 1)
         if step < done:
@@ -161,18 +161,17 @@ def load_base(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
     except UserError:
         raise
     except Exception as error:  # torch.load raises half a dozen types on a damaged file
-        raise UserError(f"{path} is no readable base: delete it or choose another --out") from error
+        raise UserError(f"{path} is not a readable base: delete it or take a new --out") from error
 
 
 def refuse_difference(path: Path, saved: dict, asked: dict, section: str = "") -> None:
-    """Raises UserError that names the first setting in which two configurations differ."""
+    """Raises UserError that names the first setting that was asked for and not saved."""
     for name, value in asked.items():
         if isinstance(value, dict) and isinstance(saved.get(name), dict):
             refuse_difference(path, saved[name], value, f"{section}{name}.")
         elif saved.get(name) != value:
             raise UserError(f"{path} was made with {section}{name} = {saved.get(name)}, this run "
-                            f"asks for {value}: choose another --out, or the same settings and "
-                            "text")
+                            f"asks for {value}: choose a new --out, or the same settings and text")
 
 
 def to_batch(placement: Placement, examples: list[Example], device) -> Batch:
@@ -225,14 +224,15 @@ def answers(model: GPT, latents: LatentTokens, task: Task, method: Method,
             examples: list[Example]) -> list[str]:
     """The generated text for each example, without the reminders in it."""
     header = task.header(task.target_rule)
-    instruction, comma = header * method.instruction, "," + header * method.reminders
+    instruction = header if method.instruction else ""
+    reminder = header if method.reminders else ""
     texts = []
     for start in trange(0, len(examples), 128, desc=f"testing {method}", leave=False):
         chunk = examples[start:start + 128]
-        queries = [encode(instruction + each.query.replace(",", comma)) for each in chunk]
-        longest = max(len(each.response.replace(",", comma)) for each in chunk)
-        responses = generate(model, latents, queries, longest, TOKEN_ID[END], encode(comma[1:]))
-        texts += [decode(token_ids).replace(comma, ",") for token_ids in responses]
+        queries = [encode(instruction + each.query.replace(",", "," + reminder)) for each in chunk]
+        longest = max(len(each.response.replace(",", "," + reminder)) for each in chunk)
+        responses = generate(model, latents, queries, longest, TOKEN_ID[END], encode(reminder))
+        texts += [decode(token_ids).replace("," + reminder, ",") for token_ids in responses]
     return texts
 
 
@@ -279,23 +279,23 @@ class Run:
 
     def __init__(self, folder: Path, pretraining: PretrainConfig, tuning: TuneConfig):
         self.path, self.tuning = folder / "results.json", tuning
-        config = {"pretrain": asdict(pretraining), "tune": asdict(tuning)}
-        self.results = {"config": json.loads(json.dumps(config)),  # tuples become lists
-                        "torch": torch.__version__, "threads": torch.get_num_threads(),
-                        "seconds": {}, "tuning": [], "rows": []}
+        config = json.dumps({"pretrain": asdict(pretraining), "tune": asdict(tuning)})
+        self.results = {"config": json.loads(config), "torch": torch.__version__,
+                        "threads": torch.get_num_threads(), "seconds": {}, "tuning": [], "rows": []}
         try:
             (folder / "latents").mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
-                raise PermissionError("it cannot be written")
+                raise PermissionError("no permission to write")
             if self.path.exists():
                 saved = json.loads(self.path.read_text())
-                refuse_difference(self.path, saved["config"], self.results["config"])
                 self.results = {part: saved[part] for part in self.results}
+                dict(saved["config"])
         except OSError as error:
             raise UserError(f"--out {folder} cannot be used: {error}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path} is no readable file of results: delete it or choose "
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.path} is not a readable file of results: delete it or choose "
                             "another --out") from error
+        refuse_difference(self.path, self.results["config"], json.loads(config))
 
     def latents_path(self, task: Task, method: Method, seed: int) -> Path:
         return self.path.parent / "latents" / f"{task.name}-{method.placement}-seed{seed}.pt"
@@ -329,12 +329,11 @@ class Run:
         """Means over lengths and seeds, one line for each method."""
         splits = {"ID": task.id_lengths, "OOD": task.ood_lengths, "far OOD": task.far_lengths}
         rows = [row for row in self.results["rows"] if row["task"] == task.name]
-        print(f"\n{task.name}, {task.metrics[0]}".ljust(31), *(f"{name:>8}" for name in splits))
+        print(f"\n{task.name}, {task.metrics[0]}".ljust(39), *(f"{name:>8}" for name in splits))
         for method in dict.fromkeys(row["method"] for row in rows):
-            means = [fmean(row[task.metrics[0]] for row in rows
-                           if row["method"] == method and row["length"] in lengths)
-                     for lengths in splits.values()]
-            print(f"{method:30}", *(f"{mean:8.2f}" for mean in means))
+            means = [fmean([row[task.metrics[0]] for row in rows if row["method"] == method
+                            and row["length"] in lengths] or [nan]) for lengths in splits.values()]
+            print(f"{method:38}", *(f"{mean:8.2f}" for mean in means))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -353,14 +352,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--pretrain-seed", type=int, default=0, metavar="N", help="seed of the base; default: 0")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
-    add("--fast", action="store_true", help="tiny budgets, --steps too; it means nothing")
+    add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
     return parser
 
 
 def plan(args: argparse.Namespace) -> dict[Task, list[Method]]:
     """The methods to compare in each task. Raises UserError on bad arguments."""
     if not all(0 < number < inf for number in (args.seeds, args.steps, *args.lr)):
-        raise UserError("--seeds, --steps and --lr must be above 0")
+        raise UserError("--seeds, --steps and --lr must be positive and finite")
     methods = {}
     for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         names = args.methods or METHODS.get(task.name, METHODS["generation"])
@@ -376,14 +375,15 @@ def run(args: argparse.Namespace) -> None:
     if args.fast:
         pretraining, tuning = replace(pretraining, **FAST_PRETRAIN), replace(tuning, **FAST_TUNE)
     methods = plan(args)
-    out = Run(args.out or Path("runs/fast" if args.fast else "runs/default"), pretraining, tuning)
-    base = pretrain(pretraining, out.path.with_name("base.pt"), args.device)
+    folder = args.out or Path("runs/fast" if args.fast else "runs/default")
+    record = Run(folder, pretraining, tuning)
+    base = pretrain(pretraining, folder / "base.pt", args.device)
     for task in methods:
         for seed, method in product(range(args.seeds), methods[task]):
-            if not out.has(task, str(method), seed):
-                out.tune_and_test(base, task, method, seed)
-        out.print_table(task)
-    print(f"\nwrote {out.path}" + "; with --fast the numbers mean nothing" * args.fast)
+            if not record.has(task, str(method), seed):
+                record.tune_and_test(base, task, method, seed)
+        record.print_table(task)
+    print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
 
 
 def main(arguments: list[str] | None = None) -> None:

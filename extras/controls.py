@@ -2,11 +2,13 @@
 
     python -m extras.controls runs/default --task generation
 
-They use the run's base and tuned latents, and their rows go into its ``results.json``:
+Their rows join those of the run in its ``results.json``. The first three are tuned on its base, the
+others are made of its tuned latents:
 
     Comma_4-own          latents with positions of their own
-    Start_100            as many latents at the start as Comma_4 inserts at the longest length
-    full                 all weights tuned; and what that does to the other tasks, told in words
+    Start_24, Start_100  as many latents at the start (End_: end) of the query as Comma_4 inserts in
+                         all, at the longest length that is tuned on, and at the longest tested one
+    full                 all weights tuned; and what is left of the other tasks, with an instruction
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
     Comma_4:shuffled     every tuned vector in the place of the next
     Comma_4:removed      without the last group
@@ -21,15 +23,16 @@ import time
 import torch
 import torch.nn.functional as F
 
-from latent_tokens import LatentTokens, Placement, UserError
+from latent_tokens import LatentTokens, UserError
 from model import GPT, GPTConfig
 from tasks import TASKS, Task
-from train import METHODS, REFERENCES, Method, PretrainConfig, Run, TuneConfig, pretrain, test
+from train import (METHODS, REFERENCES, Method, PretrainConfig, Run, TuneConfig, pretrain, test,
+                   tune_best)
 
 TUNED = {  # tuned anew; the numbers are those of the latents that the proposed method inserts
-    "generation": ["Comma_4-own", "Start_24", "End_24", "Start_100", "End_100", "full"],
-    "repetition": ["Start_1+Comma_1-own", "Start_7", "End_7", "Start_22", "End_22", "full"],
-    "summation": ["Comma_2-own", "4_2-own", "Start_22", "End_22", "Start_50", "End_50", "full"],
+    "generation": ["Comma_4-own", "Start_24", "End_24", "Start_100", "End_100"],
+    "repetition": ["Start_1+Comma_1-own", "Start_7", "End_7", "Start_22", "End_22"],
+    "summation": ["Comma_2-own", "4_2-own", "Start_22", "End_22", "Start_50", "End_50"],
 }
 ALTERED = {  # made of latents that are tuned already
     "generation": ["Comma_4:random"],
@@ -45,10 +48,12 @@ def alter(latents: LatentTokens, control: str, seed: int) -> LatentTokens:
         placement = replace(placement, groups=placement.groups[:-1])
     elif control == "shuffled":
         vectors = vectors.roll(1, dims=0)
-    else:
+    elif control == "random":
         generator = torch.Generator().manual_seed(seed + 1_000_000)  # not the one of initial values
         noise = torch.randn(vectors.shape, generator=generator)
         vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
+    else:
+        raise ValueError(f"unknown control {control!r}: choose from random, shuffled, removed")
     result = LatentTokens(placement, vectors.shape[1])
     result.vectors.data.copy_(vectors[:placement.total])
     result.vectors.requires_grad_(control != "random")  # these were not trained
@@ -63,21 +68,29 @@ def open_run(folder: Path) -> tuple[Run, PretrainConfig]:
         pretraining = PretrainConfig(**config["pretrain"], model=model)
         tuning = TuneConfig(**{name: tuple(value) if isinstance(value, list) else value
                                for name, value in config["tune"].items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no results of this train.py: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} does not hold a run of this train.py: {error!r}") from error
     return Run(folder, pretraining, tuning), pretraining
 
 
-def add_tuned(run: Run, base: GPT, task: Task, method: Method, seed: int) -> None:
-    """Tune and test; after ``full`` also test whether the other tasks' rules are still followed."""
-    model = run.tune_and_test(base, task, method, seed)
+def forgetting(task: Task) -> str:
+    """What the rows are called that test other tasks after all weights were tuned on this one."""
+    return f"instruction, after full on {task.name}"
+
+
+def add_full(run: Run, base: GPT, task: Task, seed: int) -> None:
+    """All weights tuned on one task; are the rules of the others still followed?"""
+    started, method = time.perf_counter(), REFERENCES["full"]
+    model, latents, record = tune_best(base, task, method, seed, run.tuning)
+    rows = []
+    if not run.has(task, "full", seed):
+        rows += test(model, latents, task, method, seed, run.tuning)
     for other in TASKS.values():
-        if method.full and other is not task:
-            started = time.perf_counter()
-            rows = test(model, LatentTokens(Placement(), base.config.n_embd).to(base.device), other,
-                        REFERENCES["instruction"], seed, run.tuning)
-            name = f"instruction, after full on {task.name}"
-            run.add([row | {"method": name} for row in rows], started)
+        if other is not task:
+            tested = test(model, latents, other, REFERENCES["instruction"], seed, run.tuning)
+            rows += [row | {"method": forgetting(task)} for row in tested]
+    run.results["tuning"].append({"task": task.name, "method": "full", "seed": seed} | record)
+    run.add(rows, started)
 
 
 def add_altered(run: Run, base: GPT, task: Task, name: str, seed: int) -> None:
@@ -91,12 +104,14 @@ def add_altered(run: Run, base: GPT, task: Task, name: str, seed: int) -> None:
 
 def add_controls(run: Run, base: GPT, task: Task, seed: int) -> None:
     """All control rows of one task and seed that are not there yet."""
-    for name in TUNED[task.name]:
+    for name in TUNED.get(task.name, []):
         if not run.has(task, name, seed):
-            add_tuned(run, base, task, Method.parse(name), seed)
-    for name in ALTERED[task.name]:
+            run.tune_and_test(base, task, Method.parse(name), seed)
+    for name in ALTERED.get(task.name, []):
         if not run.has(task, name, seed):
             add_altered(run, base, task, name, seed)
+    if not any(row["method"] == forgetting(task) for row in run.results["rows"]):
+        add_full(run, base, task, seed)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -111,12 +126,14 @@ def main(arguments: list[str] | None = None) -> None:
         run, pretraining = open_run(args.folder)
         base = pretrain(pretraining, args.folder / "base.pt", args.device)
         for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
-            for name in METHODS[task.name]:
+            for name in METHODS.get(task.name, []):
                 if not run.has(task, name, 0):
                     run.tune_and_test(base, task, Method.parse(name), 0)
             add_controls(run, base, task, seed=0)
     except UserError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "\nstopped; the same command goes on from what is finished\n")
 
 
 if __name__ == "__main__":

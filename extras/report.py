@@ -5,7 +5,8 @@
 A cell is the mean over the lengths of its split, then over the tuning seeds of a base, then over
 bases, with the sd between bases (between seeds, where there is one base). A difference is paired:
 both methods on the same base with the same seed. Its 95 % interval is Student's t over bases (over
-seeds, where there is one base); it is not corrected for the number of differences.
+seeds, where there is one base); it is not corrected for the number of differences. Rows of several
+bases carry the seed of pre-training as ``base``.
 """
 
 import argparse
@@ -23,7 +24,7 @@ T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True)
 class Claim:
-    """What a task is judged by: on these lengths, proposed methods against baselines."""
+    """What a task is judged by. Copied from tasks.py, so that a results.json is enough to read."""
 
     metrics: tuple[str, ...]  # the columns; the claim is about the first
     split: str
@@ -48,7 +49,7 @@ def claim_of(task: str) -> Claim:
 
 def splits_of(task: str, rows: list[dict]) -> dict[str, list[int]]:
     """The tested lengths of each split, without the splits of which none was tested."""
-    def lengths(split: str, first: int = 0) -> list[int]:
+    def lengths(split: str, first: float = 0) -> list[int]:
         return sorted({row["length"] for row in rows
                        if row["split"] == split and row["length"] >= first})
 
@@ -122,7 +123,7 @@ def differences(task: str, rows: list[dict]) -> str:
         pairs = {pair: mine[pair] - other[pair] for pair in mine if pair in other}
         values = by_base(pairs)
         if len(values) > 1:
-            baseline = fmean(other[pair] for pair in pairs)
+            baseline = fmean(by_base({pair: other[pair] for pair in pairs}))
             relative = f"{fmean(values) / baseline:+.0%}" if baseline else "from zero"
             lines.append(f"| `{ours}` - `{theirs}` | {fmean(values):+.2f} | {interval(values)} | "
                          f"{sum(value > 0 for value in pairs.values())} of {len(pairs)} | "
@@ -142,8 +143,9 @@ def main(arguments: list[str] | None = None) -> None:
     path = path / "results.json" if path.is_dir() else path
     try:
         rows = json.loads(path.read_text())["rows"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.exit(2, f"extras.report: {path} is no readable file of results: {error}\n")
+        rows[0]["task"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        parser.exit(2, f"extras.report: {path} is not a readable file of results: {error!r}\n")
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
         print(f"{table(task, mine)}\n\n{differences(task, mine)}".rstrip() + "\n")

@@ -103,7 +103,7 @@ def test_another_tokenizer_has_other_commas():
 
 
 def test_adding_a_placement():
-    """The README's example: one entry makes a placement that parses, trains and decodes."""
+    """The README's example. Bug caught: a new separator that takes more than one entry."""
     separators = SEPARATORS | {"Equals": (TOKEN_ID["="],)}
     placement = Placement.parse("Start_1+Equals_2", separators)
     assert str(placement) == "Start_1+Equals_2"
@@ -313,5 +313,5 @@ def test_files_that_do_not_fit_are_refused(model, tmp_path, n_embd, content):
     some_latents(model, "Comma_2").save(path)
     if content:
         path.write_text(content)
-    with pytest.raises(UserError, match=f"no readable latents of width {n_embd}"):
+    with pytest.raises(UserError, match=f"does not hold latents of width {n_embd}"):
         LatentTokens.load(path, n_embd)

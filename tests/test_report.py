@@ -74,4 +74,4 @@ def test_a_file_that_is_no_result_is_refused(tmp_path, capsys):
     """Bug caught: a traceback for a wrong path."""
     with pytest.raises(SystemExit):
         report.main([str(tmp_path)])
-    assert "is no readable file of results" in capsys.readouterr().err
+    assert "is not a readable file of results" in capsys.readouterr().err

@@ -236,10 +236,10 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     (["--methods", "Comma_4:random"], "unknown placement 'Comma_4:random'"),
     (["--task", "division"], "choose from"),
     (["--device", "abacus"], "--device: invalid choice: 'abacus' (choose from "),
-    (["--steps", "0"], "--seeds, --steps and --lr must be above 0"),
+    (["--steps", "0"], "--seeds, --steps and --lr must be positive and finite"),
     (["--steps", "many"], "invalid int value: 'many'"),
-    (["--lr", "-1"], "--lr must be above 0"),
-    (["--lr", "nan"], "--lr must be above 0"),
+    (["--lr", "-1"], "--lr must be positive and finite"),
+    (["--lr", "nan"], "--lr must be positive and finite"),
     (["--unknown"], "unrecognized arguments"),
 ])
 def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
@@ -291,8 +291,8 @@ def test_a_base_is_not_reused_for_another_text(tmp_path, monkeypatch, capsys):
     assert "base.pt was made with checksum of the text = " in line
 
 
-@pytest.mark.parametrize("name, message", [("base.pt", "is no readable base"),
-                                           ("results.json", "is no readable file of results")])
+@pytest.mark.parametrize("name, message", [("base.pt", "is not a readable base"),
+                                           ("results.json", "is not a readable file of results")])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe nonsense", b"[]"])
 def test_damaged_files_are_refused(name, message, content, tmp_path, capsys):
     """Bug caught: a damaged file that ends in a traceback, or is overwritten."""
@@ -380,11 +380,12 @@ def test_controls_insert_as_many_latents_as_the_proposed_method(task):
 def test_control_rows_join_the_run(tmp_path, monkeypatch):
     """Bug caught: a control without rows, or tested on another task's examples."""
     run(tmp_path, "--methods", "Comma_4")
-    monkeypatch.setitem(controls.TUNED, "generation", ["full"])
+    monkeypatch.setitem(controls.TUNED, "generation", [])
     monkeypatch.setitem(controls.ALTERED, "generation", ["Comma_4:removed"])
     controls.main([str(tmp_path), "--task", "generation"])
     rows = {tuple(row[key] for key in KEYS): row for row in rows_in(tmp_path)}
     for length in range(1, 6):  # without its only group Comma_4 is the base
         removed = rows["generation", "Comma_4:removed", 0, length]
         assert removed | {"method": "base"} == rows["generation", "base", 0, length]
+    assert ("generation", "full", 0, 5) in rows
     assert ("summation", "instruction, after full on generation", 0, 13) in rows
