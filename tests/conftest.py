@@ -22,7 +22,7 @@ def model() -> GPT:
 def tiny(monkeypatch):
     """Let --fast be over in a second: the command line, the files and the flow stay the same."""
     model = GPTConfig(vocab_size=len(ALPHABET), n_layer=1, n_head=2, n_embd=16)
-    monkeypatch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "batch_size": 2, "warmup": 1,
+    monkeypatch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "batch_size": 1, "warmup": 1,
                                                  "model": model})
     monkeypatch.setattr(train, "FAST_TUNE", {"steps": 2, "batch_size": 4, "warmup": 1,
                                              "validation_examples": 8, "test_examples": 4})
