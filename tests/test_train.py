@@ -304,8 +304,11 @@ def test_damaged_files_are_refused(name, message, content, tmp_path, capsys):
 
 # ------------------------------------------------------------------------ a task of one's own
 
+LETTERS = "abcdefghijklmnopqrstuvwyz"
+
+
 class Echo(Task):
-    """The README's example: write a letter ``length`` times, or twice as often."""
+    """The README's example: write two letters ``length`` times, or twice as often."""
 
     name, letter = "echo", "x"
     target_rule, plain_rule, rules = "2", "1", ("1", "2")
@@ -313,17 +316,17 @@ class Echo(Task):
     test_lengths = range(1, 7)
 
     def example(self, rng: random.Random, length: int) -> Example:
-        letter = rng.choice("abcdefghijklmnopqrstuvwyz")
-        return Example(f"{letter}{length}>", letter * 2 * length + ";")
+        letters = rng.choice(LETTERS) + rng.choice(LETTERS)
+        return Example(f"{letters}{length}>", letters * 2 * length + ";")
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         exact = text == example.response
-        return {int(example.query[1]): Score(float(exact), exact)}
+        return {int(example.query[2]): Score(float(exact), exact)}
 
     def document(self, rng: random.Random) -> str:
         rule, header = self.restate(rng, 0.5, self.plain_rule, self.any_rule)
-        letter, length = rng.choice("abcdefghijklmnopqrstuvwyz"), rng.randint(1, 6)
-        return f"{header}{letter}{length}>{letter * int(rule) * length};"
+        letters, length = rng.choice(LETTERS) + rng.choice(LETTERS), rng.randint(1, 6)
+        return f"{header}{letters}{length}>{letters * int(rule) * length};"
 
 
 def test_adding_a_task(tmp_path, monkeypatch):
