@@ -5,6 +5,8 @@ from model import GPT, GPTConfig
 from tasks import ALPHABET, TASKS
 import train
 
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
+
 
 @pytest.fixture
 def model() -> GPT:
