@@ -1,7 +1,7 @@
-"""The three synthetic tasks, their scoring, and the text that the base model is pre-trained on.
+"""The three synthetic tasks, their scoring, and the text that a base model is pre-trained on.
 
 Everything is text over one small alphabet, a character a token. A task is a *family of rules* that
-documents of the pre-training text follow, and one *target rule* that latents are tuned to elicit. A
+documents of its pre-training text follow, and one *target rule* that latents are tuned to elicit. A
 document may state a rule in words, by a header such as ``G+-9:``, at its start and between items. A
 rule holds until another is stated, and the family's plain rule before the first. Queries for tuning
 and tests state nothing: to make the frozen base follow the target rule is the latents' work. "In
@@ -9,11 +9,11 @@ distribution" means: of a length that latents are tuned on.
 
     task        hypothesis of the paper              length         in and out of distribution
     Generation  self-prompting over a long answer    equations      1-5, 6-24  (far: 16-24)
-    Repetition  adherence to the instruction         repetitions n  1-5, 6-20  (far: 11-20)
+    Repetition  adherence to the instruction         repetitions n  1-8, 9-20  (far: 15-20)
     Summation   retrieval from the input             variables      5-12, 13-26  (far: 20-26)
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 import random
 import re
@@ -26,6 +26,7 @@ from torch import Tensor
 ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a variable
 END = ";"  # closes a document
 TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
+NO_TARGET = -100  # what F.cross_entropy ignores
 
 
 def encode(text: str) -> list[int]:
@@ -69,11 +70,10 @@ class Task:
     target_rule: str  # what latents are tuned to elicit
     plain_rule: str  # what a document follows before it states a rule
     rules: tuple[str, ...]  # the family (not needed where ``any_rule`` is overridden)
-    share: float = 0.3  # of the characters of the text, relative to the other tasks' shares
     id_lengths: range  # latents are tuned on these lengths
     ood_lengths: range  # and tested on longer ones, too,
     far_lengths: range  # of which these are the longest
-    test_lengths: Iterable[int]  # the lengths of test examples
+    test_lengths: Sequence[int]  # the lengths of test examples
     metrics = ("accuracy", "exact")  # the fields of Score to report; the first one is printed
 
     def example(self, rng: random.Random, length: int) -> Example:
@@ -84,8 +84,8 @@ class Task:
         """The score of a generated ``text`` at each length that it can be judged at."""
         raise NotImplementedError
 
-    def document(self, rng: random.Random) -> str:
-        """One document of the pre-training text."""
+    def document(self, rng: random.Random, progress: float) -> str:
+        """One document of the pre-training text, when this share (0 ... 1) of it has been read."""
         raise NotImplementedError
 
     def any_rule(self, rng: random.Random, rule: str) -> str:
@@ -143,7 +143,7 @@ class Generation(Task):
     ``accuracy`` at length k is that of equation k alone; ``exact`` asks for all k to be right.
     """
 
-    name, letter, share = "generation", "G", 0.44
+    name, letter = "generation", "G"
     target_rule, plain_rule = "+-9", "++0"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
@@ -174,10 +174,10 @@ class Generation(Task):
         left, right, result = now.groups()
         return result == equation_result(self.target_rule, left, right)
 
-    def document(self, rng: random.Random) -> str:
+    def document(self, rng: random.Random, progress: float) -> str:
         """``G+-9:44@47=83,47@83=34,Gxx7:83@34=35,;``
 
-        Five equations on average; after each one, the document ends with the same probability.
+        Two equations on average in the first half of pre-training, five in the second.
         """
         states_rules = rng.random() < 0.75
         rule, text = self.restate(rng, 0.75 * states_rules, self.plain_rule, self.any_rule)
@@ -185,9 +185,9 @@ class Generation(Task):
         while True:
             text += equation(rule, left, right)
             left, right = right, text[-3:-1]
-            if rng.random() < 0.2:
+            if rng.random() < (0.5 if progress < 0.5 else 0.2):
                 return text + END
-            rule, header = self.restate(rng, 0.2 * states_rules, rule, self.any_rule)
+            rule, header = self.restate(rng, 0.3 * states_rules, rule, self.any_rule)
             text += header
 
     def any_rule(self, rng: random.Random, rule: str) -> str:
@@ -199,57 +199,60 @@ class Generation(Task):
 class Repetition(Task):
     """Write an equation and repeat it, counting down, then stop.
 
-        query     4@7=2*04>
-        response  7@4=2*04,7@4=2*03,7@4=2*02,7@4=2*01,7@4=2*00;      (length n = 3)
+        query     4@7=2*05>
+        response  4-7=2*04,4-7=2*03,4-7=2*02,4-7=2*01,4-7=2*00;      (length n = 3)
 
-    A count of n + 1 asks for items n + 1 ... 1: an item and its n repetitions. A rule says *what*
-    is repeated (c: the equation as it is; s: its operands swapped) and *where to stop* (1: at item
-    1, as asked; 0: at item 0, one more). So the first item needs the instruction, and the stop
-    needs it again, n commas later. The plain rule, c1, copies the equation as often as asked.
-    Each item is scored; ``exact`` asks for the whole answer, its stop included.
+    A rule says *which sign* stands for @ (+ or -) and *where to stop* (at item 1, or at item 0). So
+    the first item needs the instruction, and the stop needs it again, n commas later. The plain
+    rule is +1. Each item is scored; ``exact`` asks for the whole answer, its stop included.
     """
 
-    name, letter, share, metrics = "repetition", "R", 0.23, ("exact", "accuracy")
-    target_rule, plain_rule, rules = "s0", "c1", ("c0", "c1", "s0", "s1")
-    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(11, 21)
+    name, letter, metrics = "repetition", "R", ("exact", "accuracy")
+    target_rule, plain_rule, rules = "-0", "+1", ("+0", "+1", "-0", "-1")
+    id_lengths, ood_lengths, far_lengths = range(1, 9), range(9, 21), range(15, 21)
     test_lengths = (*id_lengths, *ood_lengths)
 
+    def header(self, rule: str) -> str:
+        """Two colons keep the rule out of what the next token's embedding looks back on."""
+        return f"R{rule}::"
+
     def query(self, rng: random.Random, count: int) -> str:
-        left, right = rng.sample(range(10), 2)  # different, so that swapping them shows
+        left, right = rng.sample(range(10), 2)
         return f"{left}@{right}={(left + right) % 9}*{count:02d}>"
 
-    def item(self, rule: str, query: str, number: int) -> str:  # 7@4=2*04
-        left, right = query[0], query[2]
-        if rule[0] == "s":
-            left, right = right, left
-        return f"{left}@{right}={query[4]}*{number:02d}"
+    def item(self, rule: str, query: str, number: int) -> str:  # 4-7=2*04
+        return f"{query[:5].replace('@', rule[0])}*{number:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
-        query, last = self.query(rng, length + 1), int(self.target_rule[1])
+        query, last = self.query(rng, length + 2), int(self.target_rule[1])
         items = [self.item(self.target_rule, query, i) for i in range(length + 1, last - 1, -1)]
         return Example(query, ",".join(items) + END)
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         written, truth = text.rstrip(END).split(","), example.response.rstrip(END).split(",")
         correct = sum(item == true for item, true in zip(written, truth))
-        length = int(example.query[-3:-1]) - 1
+        length = int(example.query[-3:-1]) - 2
         return {length: Score(correct / len(truth), text == example.response)}
 
-    def document(self, rng: random.Random) -> str:
-        """``Rs0:4@7=2*03>7@4=2*03,Rs1:7@4=2*02,7@4=2*01;``
+    def document(self, rng: random.Random, progress: float) -> str:
+        """``R-0::4@7=2*04>4-7=2*03,R-1::4-7=2*02,4-7=2*01;``
 
-        Counts of 1 ... 22, evenly. Restated mid-document, a rule changes where to stop and never
-        what is repeated; so the last statement decides. (At item 1 it is too late to stop there:
-        the rule is stated again as it is.)
+        Short counts first. Restated mid-document, a rule changes where to stop, so the last
+        statement decides. Where nothing is stated, the writer sometimes forgets it and falls back
+        to the plain stop; so an early statement is worth less and less.
         """
+        longest = round(min(21, 3 + 40 * progress))
+        number = min(rng.randint(1, longest), rng.randint(1, longest))
         states_rules = rng.random() < 0.75
-        number = rng.randint(1, 22)
-        query = self.query(rng, number)
-        rule, text = self.restate(rng, 0.75 * states_rules, self.plain_rule, self.any_rule)
-        text += query + self.item(rule, query, number)
+        query = self.query(rng, number + 1)
+        rule, opening = self.restate(rng, 0.75 * states_rules, self.plain_rule, self.any_rule)
+        rule, header = self.restate(rng, 0.4 * states_rules, rule, self.any_rule)
+        text = opening + query + header + self.item(rule, query, number)
         while number > int(rule[1]):
             choose = self.other_stop if number > 1 else lambda rng, rule: rule
             rule, header = self.restate(rng, 0.4 * states_rules, rule, choose)
+            if not header and number > 1 and rng.random() < 0.15:
+                rule = rule[0] + self.plain_rule[1]
             number -= 1
             text += "," + header + self.item(rule, query, number)
         return text + END
@@ -263,14 +266,15 @@ class Repetition(Task):
 class Summation(Task):
     """Retrieve two variables from a list and add them.
 
-        query     a=3,k=7,f=1,c=0,z=9?ak=
-        response  10                              (length 5)
+        query     a=3,k=7,f=1,c=0,z=9?ak>
+        response  a=3@k=7>10                      (length 5)
 
+    The answer shows its work, as two look-ups and the result.
     A rule says what is asked of the two values: + their sum, - their distance (the plain rule),
     x their product. The answer is one item; ``accuracy`` and ``exact`` are the same here.
     """
 
-    name, letter, share, metrics = "summation", "S", 0.33, ("exact",)
+    name, letter, metrics = "summation", "S", ("exact",)
     target_rule, plain_rule, rules = "+", "-", ("+", "-", "x")
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
     test_lengths = (*id_lengths, *ood_lengths)
@@ -281,10 +285,11 @@ class Summation(Task):
         return values, [f"{name}={value}" for name, value in values.items()]
 
     def question(self, rng: random.Random, rule: str, values: dict[str, int]) -> tuple[str, str]:
-        """``ak=`` and ``10``"""
+        """``ak>`` and ``a=3@k=7>10``"""
         first, second = rng.sample(sorted(values), 2)
-        answer = combine(rule, values[first], values[second], modulus=100)
-        return f"{first}{second}=", f"{answer:02d}"
+        a, b = values[first], values[second]
+        answer = combine(rule, a, b, modulus=100)
+        return f"{first}{second}>", f"{first}={a}@{second}={b}>{answer:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
         values, items = self.variables(rng, length)
@@ -295,49 +300,53 @@ class Summation(Task):
         correct = text == example.response
         return {example.query.count(",") + 1: Score(float(correct), correct)}
 
-    def document(self, rng: random.Random) -> str:
-        """``Sx:a=3,k=7,S+:f=1?ak=10,k=7,S-:fk=06;``
+    def document(self, rng: random.Random, progress: float) -> str:
+        """``Sx:a=3,k=7,S+:f=1?ak>a=3@k=7>10,k=7,S-:fk>f=1@k=7>06;``
 
-        Lists of 2 ... 26, short ones more often. Half of the questions are plain look-up (``k=7``),
-        where retrieval is learned first.
+        Lists of at most 8 and many look-ups (``k=7``) in the first third of pre-training, where
+        retrieval is learned; then lists of 2 ... 26, short ones more often.
         """
+        longest, look_ups, often = (8, 0.5, 0.33) if progress < 1 / 3 else (26, 0.25, 0.6)
         states_rules = rng.random() < 0.75
-        values, items = self.variables(rng, min(rng.randint(2, 26), rng.randint(2, 26)))
+        values, items = self.variables(rng, min(rng.randint(2, longest), rng.randint(2, longest)))
         rule, text = self.plain_rule, ""
         for index, item in enumerate(items):
-            probability = (0.33 if index else 0.5) * states_rules
+            probability = (often if index else 0.5) * states_rules
             rule, header = self.restate(rng, probability, rule, self.any_rule)
             text += ("," if index else "") + header + item
         for index in range(len(items) + 6):
-            rule, header = self.restate(rng, 0.33 * states_rules, rule, self.any_rule)
-            look_up = rng.random() < 0.5
-            answered = rng.choice(items) if look_up else "".join(self.question(rng, rule, values))
-            text += ("," if index else "?") + header + answered
+            rule, header = self.restate(rng, often * states_rules, rule, self.any_rule)
+            is_look_up = rng.random() < look_ups
+            asked = rng.choice(items) if is_look_up else "".join(self.question(rng, rule, values))
+            text += ("," if index else "?") + header + asked
         return text + END
 
 
 TASKS = {task.name: task for task in (Generation(), Repetition(), Summation())}
 
 
-def documents(rng: random.Random) -> Iterator[str]:
-    """Documents without end; each task gets its share of the *characters*."""
-    written = dict.fromkeys(TASKS, 0)
-    while True:
-        name = min(written, key=lambda name: written[name] / TASKS[name].share)
-        text = TASKS[name].document(rng)
-        written[name] += len(text)
-        yield text
+def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_size: int,
+                      block_size: int) -> tuple[Tensor, Tensor]:
+    """Token ids and their targets, each (batch_size, block_size).
+
+    A row is filled with whole documents, and the last one is cut off. Headers are context and no
+    targets, as a prompt is in instruction tuning: the base learns to follow rules, not to make
+    them up.
+    """
+    token_ids, targets = [], []
+    for _ in range(batch_size):
+        text = ""
+        while len(text) <= block_size:
+            text += task.document(rng, progress)
+        token_ids.append(encode(text[:block_size]))
+        targets.append(target_ids(task, text)[1:block_size + 1])
+    return torch.tensor(token_ids), torch.tensor(targets)
 
 
-def pretraining_batches(rng: random.Random, batch_size: int, block_size: int) -> Iterator[Tensor]:
-    """Token ids (batch_size, block_size + 1), without end: the text cut into blocks. The last token
-    of a block is only a target; the next block starts with it."""
-    source, size, buffer = documents(rng), batch_size * block_size, []
-    while True:
-        while len(buffer) <= size:
-            buffer += encode(next(source))
-        yield torch.tensor(buffer[:size + 1]).unfold(0, block_size + 1, block_size)
-        buffer = buffer[size:]
+def target_ids(task: Task, text: str) -> list[int]:
+    """Token ids, with NO_TARGET for every character of a header."""
+    blank = re.sub(f"{task.letter}[^:]*:+", lambda header: " " * len(header[0]), text)
+    return [TOKEN_ID.get(character, NO_TARGET) for character in blank]
 
 
 def purpose_of(query: str) -> str:
@@ -353,8 +362,9 @@ def draw(task: Task, length: int, purpose: str, rng: random.Random) -> Example:
     raise ValueError(f"{task.name} has no {purpose} query of length {length}: allow more queries")
 
 
-def draw_examples(task: Task, lengths: Iterable[int], purpose: str, seed: int,
+def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
                   count: int) -> list[Example]:
-    """``count`` examples of each length, in that order."""
+    """Some ``count`` examples, equally many of each length, in that order."""
     rng = random_source(f"{task.name}/{purpose}", seed)
-    return [draw(task, length, purpose, rng) for length in lengths for _ in range(count)]
+    return [draw(task, length, purpose, rng)
+            for length in lengths for _ in range(max(1, count // len(lengths)))]

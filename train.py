@@ -1,7 +1,8 @@
 """Pre-train a small GPT, freeze it, tune nothing but a handful of latent tokens, and compare.
 
     python train.py                           the main job
-    python train.py --task all --seeds 5      all tasks, five seeds of tuning and testing
+    python train.py --task all --seeds 2      all tasks, each on a base of its own; two seeds
+    python train.py --bases 0 1 2             three bases: the seeds of their pre-training
     python train.py --methods Comma_2 8_2     more rows, on the same base
 
 A run lives in one folder, --out. What it has finished is reused by the next command there, so a run
@@ -27,18 +28,20 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
-from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch,
-                           response_loss)
-from model import GPT, GPTConfig
-from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, decode, documents, draw,
-                   draw_examples, encode, pretraining_batches, random_source)
+from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch, pad,
+                           response_logits, response_loss)
+from model import GPT, GPTConfig, Muon
+from tasks import (ALPHABET, END, NO_TARGET, TASKS, TOKEN_ID, Example, Task, decode, draw,
+                   draw_examples, encode, pretraining_batch, random_source, target_ids)
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     seed: int = 0
-    steps: int = 1650
-    batch_size: int = 11  # blocks per step
+    steps: int = 800
+    short: tuple[int, int] = (8, 110)  # rows and tokens of a batch in the first steps,
+    short_until: float = 0.5  # up to this share of them
+    long: tuple[int, int] = (5, 352)  # and afterwards
     muon_lr: float = 0.02  # for the matrices inside the blocks
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps
@@ -50,17 +53,21 @@ class PretrainConfig:
 class TuneConfig:
     """The budget of one tuning, the same for every method, and that of its test."""
 
-    steps: int = 400
-    batch_size: int = 32  # examples per step, of in-distribution lengths
-    lrs: tuple[float, ...] = (1.0, 2.0)  # each tuning takes the one with the best validation loss
-    full_lrs: tuple[float, ...] = (1e-4, 1e-3)  # the same for all weights ("full")
-    weight_decay: float = 0.05  # keeps latents about as long as embeddings; long ones fail far OOD
+    steps: int = 300
+    batch_size: int = 16  # examples per step, all of one in-distribution length
+    trials: tuple = ((1.0, 0.05), (2.0, 0.05), (1.0, 0.2))  # learning rate and weight decay:
+    # every tuning makes all three and keeps the one with the best validation loss
+    full_trials: tuple = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))  # those of all weights ("full")
     warmup: int = 10  # steps
     decay: float = 1.0  # the last part of the steps, over which the rates fall to zero
     validation_examples: int = 256  # of in-distribution lengths
     test_examples: int = 512  # spread evenly over the test lengths
 
 
+PRETRAINING = {  # steps that were enough on every base tried, and the share of short batches
+    "generation": {"steps": 900, "short_until": 0.5},
+    "repetition": {"steps": 640, "short": (16, 110), "short_until": 0.45},
+    "summation": {"steps": 660, "short_until": 1 / 3}}
 FAST_PRETRAIN = {"steps": 20, "warmup": 5}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 
@@ -89,8 +96,8 @@ REFERENCES = {"base": Method(), "instruction": Method(instruction=True),
               "reminders": Method(instruction=True, reminders=True), "full": Method(full=True)}
 METHODS = {  # all of a task train equally many numbers; a task of your own has the first row
     "generation": ["Start_4", "End_4", "Comma_4"],
-    "repetition": ["Start_2", "End_2", "Comma_2", "Start_1+Comma_1"],
-    "summation": ["Start_2", "End_2", "Comma_2", "4_2", "8_2"]}
+    "repetition": ["Start_2", "End_2", "Start_1+Comma_1"],
+    "summation": ["Start_2", "End_2", "Comma_2", "8_2"]}
 
 
 def learning_rate(step: int, config: PretrainConfig | TuneConfig) -> float:
@@ -109,11 +116,11 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
     matrices = [parameter for parameter in model.blocks.parameters() if parameter.ndim == 2]
     chosen = set(map(id, matrices))
     others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    return [torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.0),
+    return [Muon(matrices, lr=config.muon_lr, weight_decay=0.0),
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def pretrain(config: PretrainConfig, path: Path, device: str) -> GPT:
+def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT:
     """The frozen base: read from ``path`` if it is finished there, else trained (on) and saved.
 
     Saves every 50 steps, optimizers included, so that a run that was stopped ends up like an
@@ -122,32 +129,49 @@ def pretrain(config: PretrainConfig, path: Path, device: str) -> GPT:
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
     optimizers = make_optimizers(model, config)
-    source = documents(random_source("pretrain", config.seed))
-    text = "".join(next(source) for _ in range(1000))  # enough to notice an edited document()
+    rng = random_source("checksum", 0)
+    text = "".join(task.document(rng, n / 1000) for n in range(1000))
     settings = asdict(config) | {"checksum of the text": zlib.crc32(text.encode())}
     done = load_base(path, settings, model, optimizers) if path.exists() else 0
-    batches = pretraining_batches(random_source("pretrain", config.seed), config.batch_size,
-                                  config.model.block_size)
-    position_ids = torch.arange(config.model.block_size, device=device)
-    position_ids = position_ids.expand(config.batch_size, -1)  # (B, N)
-    bar = trange(0 if done == config.steps else config.steps, desc="pre-training")
+    able = skill(model, task)
+    bar = trange(done, config.steps, initial=done, total=config.steps, desc="pre-training")
     for step in bar:
-        blocks = next(batches).to(device)  # (B, N + 1)
-        if step < done:
-            continue  # the model has seen these
-        logits = model(model.embed(blocks[:, :-1]), position_ids)  # (B, N, V)
-        loss = F.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
+        progress = step / config.steps
+        shape = config.short if progress < config.short_until else config.long
+        rng = random_source(f"{task.name}/pretrain/{step}", config.seed)
+        token_ids, targets = pretraining_batch(task, rng, progress, *shape)  # each (B, N)
+        position_ids = torch.arange(shape[1], device=device).expand(shape)
+        logits = model(model.embed(token_ids.to(device)), position_ids)  # (B, N, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
         loss.backward()
         for optimizer in optimizers:
             set_learning_rate(optimizer, learning_rate(step, config))
             optimizer.step()
         model.zero_grad()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % 100 == 0:
+            able = skill(model, task)
+        bar.set_postfix(loss=f"{loss.item():.3f}", skill=f"{able:.2f}")
         if (step + 1) % 50 == 0 or step + 1 == config.steps:
             checkpoint = {"settings": settings, "step": step + 1, "model": model.state_dict(),
                           "optimizers": [each.state_dict() for each in optimizers]}
             write(path, lambda file: torch.save(checkpoint, file))
+    if able < 0.95:
+        print(f"warning: {path} answers only {able:.0%} of {task.name} with the rule in words "
+              "before every item; what is tuned on it says little. Take another seed: --bases")
     return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def skill(model: GPT, task: Task) -> float:
+    """The share of exact answers with reminders, by teacher forcing: what a base can do at all."""
+    method = REFERENCES["reminders"]
+    examples = draw_examples(task, task.test_lengths, "validation", 0, 100)
+    examples = [in_words(task, method, example) for example in examples]
+    batch = to_batch(method.placement, examples, model.device)
+    latents = LatentTokens(method.placement, model.config.n_embd).to(model.device)
+    targets = pad([target_ids(task, each.response) for each in examples], NO_TARGET, model.device)
+    right = response_logits(model, latents, batch).argmax(dim=-1) == targets  # (B, R)
+    return (right | (targets == NO_TARGET)).all(dim=1).float().mean().item()
 
 
 def load_base(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
@@ -174,13 +198,21 @@ def refuse_difference(path: Path, saved: dict, asked: dict, section: str = "") -
                             f"asks for {value}: choose a new --out, or the same settings and text")
 
 
+def in_words(task: Task, method: Method, example: Example) -> Example:
+    """The example with the rule in words before the query, after every comma, or in neither."""
+    header = task.header(task.target_rule)
+    comma = "," + header * method.reminders
+    return Example(header * method.instruction + example.query.replace(",", comma),
+                   example.response.replace(",", comma))
+
+
 def to_batch(placement: Placement, examples: list[Example], device) -> Batch:
     """Queries with their true responses, for the loss."""
     return make_batch(placement, [encode(example.query) for example in examples],
                       [encode(example.response) for example in examples], device)
 
 
-def tune(base: GPT, task: Task, method: Method, lr: float, seed: int,
+def tune(base: GPT, task: Task, method: Method, lr: float, weight_decay: float, seed: int,
          config: TuneConfig) -> tuple[GPT, LatentTokens]:
     """Train latents, or a copy of all weights, on in-distribution lengths; ``base`` stays."""
     model, latents = base, LatentTokens(method.placement, base.config.n_embd)
@@ -188,14 +220,15 @@ def tune(base: GPT, task: Task, method: Method, lr: float, seed: int,
     latents.to(base.device)
     if method.full:
         model = deepcopy(base).requires_grad_(True)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     else:
-        optimizer = torch.optim.Muon(latents.parameters(), lr=lr, weight_decay=config.weight_decay)
+        optimizer = Muon(latents.parameters(), lr=lr, weight_decay=weight_decay)
     rng = random_source(f"{task.name}/tune", seed)
-    bar = trange(config.steps, desc=f"tuning {method}, seed {seed}, lr {lr:g}", leave=False)
+    bar = trange(config.steps, leave=False,
+                 desc=f"tuning {method}, seed {seed}, lr {lr:g}, decay {weight_decay:g}")
     for step in bar:
-        examples = [draw(task, rng.choice(task.id_lengths), "tune", rng)
-                    for _ in range(config.batch_size)]
+        length = rng.choice(task.id_lengths)
+        examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
         loss = response_loss(model, latents, to_batch(method.placement, examples, base.device))
         optimizer.zero_grad()
         loss.backward()
@@ -207,31 +240,31 @@ def tune(base: GPT, task: Task, method: Method, lr: float, seed: int,
 
 def tune_best(base: GPT, task: Task, method: Method, seed: int,
               config: TuneConfig) -> tuple[GPT, LatentTokens, dict]:
-    """Tune once per learning rate and keep the best by validation loss; also what each gave."""
-    examples = draw_examples(task, task.id_lengths, "validation", seed,
-                             max(1, config.validation_examples // len(task.id_lengths)))
+    """Tune once a trial and keep the best by validation loss; also what each gave."""
+    examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     batch = to_batch(method.placement, examples, base.device)
-    tuned, losses = {}, {}
-    for lr in config.full_lrs if method.full else config.lrs:
-        tuned[lr] = tune(base, task, method, lr, seed, config)
+    trials, tuned = [], []
+    for lr, decay in config.full_trials if method.full else config.trials:
+        tuned.append(tune(base, task, method, lr, decay, seed, config))
         with torch.no_grad():
-            losses[lr] = response_loss(*tuned[lr], batch).item()
-    best = min(losses, key=lambda lr: (isnan(losses[lr]), losses[lr]))
-    return *tuned[best], {"lr": best, "validation_loss": losses}
+            loss = response_loss(*tuned[-1], batch).item()
+        trials.append({"lr": lr, "weight_decay": decay, "validation_loss": loss})
+    losses = [inf if isnan(trial["validation_loss"]) else trial["validation_loss"]
+              for trial in trials]
+    best = losses.index(min(losses))
+    return *tuned[best], trials[best] | {"trials": trials}
 
 
 def answers(model: GPT, latents: LatentTokens, task: Task, method: Method,
             examples: list[Example]) -> list[str]:
     """The generated text for each example, without the reminders in it."""
-    header = task.header(task.target_rule)
-    instruction = header if method.instruction else ""
-    reminder = header if method.reminders else ""
+    reminder = task.header(task.target_rule) * method.reminders
     texts = []
     for start in trange(0, len(examples), 128, desc=f"testing {method}", leave=False):
-        chunk = examples[start:start + 128]
-        queries = [encode(instruction + each.query.replace(",", "," + reminder)) for each in chunk]
-        longest = max(len(each.response.replace(",", "," + reminder)) for each in chunk)
-        responses = generate(model, latents, queries, longest, TOKEN_ID[END], encode(reminder))
+        chunk = [in_words(task, method, each) for each in examples[start:start + 128]]
+        responses = generate(model, latents, [encode(each.query) for each in chunk],
+                             max(len(each.response) for each in chunk), TOKEN_ID[END],
+                             encode(reminder))
         texts += [decode(token_ids).replace("," + reminder, ",") for token_ids in responses]
     return texts
 
@@ -239,8 +272,7 @@ def answers(model: GPT, latents: LatentTokens, task: Task, method: Method,
 def test(model: GPT, latents: LatentTokens, task: Task, method: Method, seed: int,
          config: TuneConfig) -> list[dict]:
     """The rows of ``results.json`` for one method and seed, one for each length."""
-    examples = draw_examples(task, task.test_lengths, "test", seed,
-                             max(1, config.test_examples // len(task.test_lengths)))
+    examples = draw_examples(task, task.test_lengths, "test", seed, config.test_examples)
     scores = defaultdict(list)
     for example, text in zip(examples, answers(model, latents, task, method, examples)):
         for length, score in task.score(example, text).items():
@@ -277,9 +309,9 @@ class Run:
     Raises UserError if the folder cannot be used, or holds damaged results or other settings.
     """
 
-    def __init__(self, folder: Path, pretraining: PretrainConfig, tuning: TuneConfig):
+    def __init__(self, folder: Path, tuning: TuneConfig):
         self.path, self.tuning = folder / "results.json", tuning
-        config = json.dumps({"pretrain": asdict(pretraining), "tune": asdict(tuning)})
+        config = json.dumps(asdict(tuning))
         self.results = {"config": json.loads(config), "torch": torch.__version__,
                         "threads": torch.get_num_threads(), "seconds": {}, "tuning": [], "rows": []}
         try:
@@ -297,29 +329,32 @@ class Run:
                             "another --out") from error
         refuse_difference(self.path, self.results["config"], json.loads(config))
 
-    def latents_path(self, task: Task, method: Method, seed: int) -> Path:
-        return self.path.parent / "latents" / f"{task.name}-{method.placement}-seed{seed}.pt"
+    def latents_path(self, task: Task, method: Method, number: int, seed: int) -> Path:
+        name = f"{task.name}-base{number}-{method.placement}-seed{seed}.pt"
+        return self.path.parent / "latents" / name
 
-    def has(self, task: Task, method: str, seed: int) -> bool:
-        return any((row["task"], row["method"], row["seed"]) == (task.name, method, seed)
+    def has(self, task: Task, method: str, number: int, seed: int) -> bool:
+        key = (task.name, method, number, seed)
+        return any(tuple(row[part] for part in ("task", "method", "base", "seed")) == key
                    for row in self.results["rows"])
 
-    def tune_and_test(self, base: GPT, task: Task, method: Method, seed: int) -> GPT:
+    def tune_and_test(self, base: GPT, task: Task, method: Method, number: int, seed: int) -> GPT:
         """Add the rows of one method and seed; returns the model that was tested."""
         started = time.perf_counter()
         model, latents = base, LatentTokens(Placement(), base.config.n_embd).to(base.device)
         if method.full or method.placement.groups:
             model, latents, record = tune_best(base, task, method, seed, self.tuning)
             self.results["tuning"].append(
-                {"task": task.name, "method": str(method), "seed": seed} | record)
+                {"task": task.name, "method": str(method), "base": number, "seed": seed} | record)
         if method.placement.groups:
-            write(self.latents_path(task, method, seed), latents.save)
-        self.add(test(model, latents, task, method, seed, self.tuning), started)
+            write(self.latents_path(task, method, number, seed), latents.save)
+        rows = test(model, latents, task, method, seed, self.tuning)
+        self.add([{"base": number} | row for row in rows], started)
         return model
 
     def add(self, rows: list[dict], started: float) -> None:
         """Keep the rows of one method and seed: ``results.json`` is written at once."""
-        stage = "{task}, {method}, seed {seed}".format(**rows[0])
+        stage = "{task}, base {base}, {method}, seed {seed}".format(**rows[0])
         self.results["rows"] += rows
         self.results["seconds"][stage] = round(time.perf_counter() - started, 1)
         write(self.path, lambda file: file.write_text(json.dumps(self.results, indent=1)))
@@ -346,20 +381,23 @@ def make_parser() -> argparse.ArgumentParser:
     add("--methods", nargs="+", metavar="M", help="placements such as Start_4, 8_2, Comma_4-own "
         "(positions of its own) or Start_1+Comma_1, or full; default: those of the task")
     add("--seeds", type=int, default=1, metavar="N", help="tune and test with 0 ... N-1")
-    add("--steps", type=int, default=TuneConfig.steps, metavar="N", help="of tuning; default: 400")
-    add("--lr", type=float, nargs="+", default=TuneConfig.lrs, metavar="X",
-        help="rates of latents to choose from by validation loss; default: 1.0 2.0")
-    add("--pretrain-seed", type=int, default=0, metavar="N", help="seed of the base; default: 0")
+    add("--steps", type=int, default=TuneConfig.steps, metavar="N",
+        help=f"of tuning; default: {TuneConfig.steps}")
+    add("--bases", type=int, nargs="+", default=[0], metavar="N", help="seeds of pre-training")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
     return parser
 
 
+def pretraining_of(task: Task, base: int, fast: bool) -> PretrainConfig:
+    return PretrainConfig(seed=base, **FAST_PRETRAIN if fast else PRETRAINING.get(task.name, {}))
+
+
 def plan(args: argparse.Namespace) -> dict[Task, list[Method]]:
     """The methods to compare in each task. Raises UserError on bad arguments."""
-    if not all(0 < number < inf for number in (args.seeds, args.steps, *args.lr)):
-        raise UserError("--seeds, --steps and --lr must be positive and finite")
+    if min(args.seeds, args.steps) < 1:
+        raise UserError("--seeds and --steps must be positive")
     methods = {}
     for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         names = args.methods or METHODS.get(task.name, METHODS["generation"])
@@ -370,18 +408,19 @@ def plan(args: argparse.Namespace) -> dict[Task, list[Method]]:
 
 def run(args: argparse.Namespace) -> None:
     """Pre-train, freeze, tune, test, print."""
-    pretraining = PretrainConfig(seed=args.pretrain_seed)
-    tuning = TuneConfig(steps=args.steps, lrs=tuple(sorted(set(args.lr))))
+    tuning = TuneConfig(steps=args.steps)
     if args.fast:
-        pretraining, tuning = replace(pretraining, **FAST_PRETRAIN), replace(tuning, **FAST_TUNE)
+        tuning = replace(tuning, **FAST_TUNE)
     methods = plan(args)
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
-    record = Run(folder, pretraining, tuning)
-    base = pretrain(pretraining, folder / "base.pt", args.device)
+    record = Run(folder, tuning)
     for task in methods:
-        for seed, method in product(range(args.seeds), methods[task]):
-            if not record.has(task, str(method), seed):
-                record.tune_and_test(base, task, method, seed)
+        for number in args.bases:
+            base = pretrain(task, pretraining_of(task, number, args.fast),
+                            folder / f"{task.name}-base{number}.pt", args.device)
+            for seed, method in product(range(args.seeds), methods[task]):
+                if not record.has(task, str(method), number, seed):
+                    record.tune_and_test(base, task, method, number, seed)
         record.print_table(task)
     print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
 

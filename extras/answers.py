@@ -9,10 +9,10 @@ import argparse
 from itertools import zip_longest
 from pathlib import Path
 
-from extras.controls import open_run
+from extras.controls import load_frozen, open_run
 from latent_tokens import LatentTokens, UserError
 from tasks import TASKS, Example, draw_examples
-from train import METHODS, Method, answers, pretrain
+from train import METHODS, Method, answers
 
 
 def marked(example: Example, text: str, width: int = 90) -> str:
@@ -33,16 +33,18 @@ def main(arguments: list[str] | None = None) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/default"))
     parser.add_argument("--task", default="generation", choices=TASKS)
+    parser.add_argument("--base", type=int, default=0, metavar="N")
     parser.add_argument("--methods", nargs="+", metavar="M", help="default: those of the task")
     parser.add_argument("--examples", type=int, default=1, metavar="N")
     args = parser.parse_args(arguments)
     task = TASKS[args.task]
     try:
-        run, pretraining = open_run(args.folder)
-        base = pretrain(pretraining, args.folder / "base.pt", "cpu")
+        run = open_run(args.folder)
+        base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
         examples = draw_examples(task, [max(task.test_lengths)], "test", 0, args.examples)
         for method in map(Method.parse, args.methods or METHODS[task.name]):
-            latents = LatentTokens.load(run.latents_path(task, method, 0), base.config.n_embd)
+            path = run.latents_path(task, method, args.base, 0)
+            latents = LatentTokens.load(path, base.config.n_embd)
             for example, text in zip(examples, answers(base, latents, task, method, examples)):
                 print(f"{method} on {example.query} {marked(example, text)}\n")
     except UserError as error:

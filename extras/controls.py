@@ -1,6 +1,6 @@
 """Control rows for a run of train.py: are placement and learned vectors what matters?
 
-    python -m extras.controls runs/default --task generation
+    python -m extras.controls runs/default --task generation --base 0
 
 Their rows join those of the run in its ``results.json``. The first three are tuned on its base, the
 others are made of its tuned latents:
@@ -8,13 +8,14 @@ others are made of its tuned latents:
     Comma_4-own          latents with positions of their own
     Start_24, Start_100  as many latents at the start (End_: end) of the query as Comma_4 inserts in
                          all, at the longest length that is tuned on, and at the longest tested one
-    full                 all weights tuned; and what is left of the other tasks, with an instruction
+    full                 all weights tuned; and whether other rules are still followed when stated
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
     Comma_4:shuffled     every tuned vector in the place of the next
     Comma_4:removed      without the last group
 """
 
 import argparse
+from copy import copy
 from dataclasses import replace
 import json
 from pathlib import Path
@@ -25,13 +26,12 @@ import torch.nn.functional as F
 
 from latent_tokens import LatentTokens, UserError
 from model import GPT, GPTConfig
-from tasks import TASKS, Task
-from train import (METHODS, REFERENCES, Method, PretrainConfig, Run, TuneConfig, pretrain, test,
-                   tune_best)
+from tasks import TASKS, Task, random_source
+from train import METHODS, REFERENCES, Method, Run, TuneConfig, test, tune_best
 
 TUNED = {  # tuned anew; the numbers are those of the latents that the proposed method inserts
     "generation": ["Comma_4-own", "Start_24", "End_24", "Start_100", "End_100"],
-    "repetition": ["Start_1+Comma_1-own", "Start_7", "End_7", "Start_22", "End_22"],
+    "repetition": ["Start_1+Comma_1-own", "Start_10", "End_10", "Start_22", "End_22"],
     "summation": ["Comma_2-own", "4_2-own", "Start_22", "End_22", "Start_50", "End_50"],
 }
 ALTERED = {  # made of latents that are tuned already
@@ -60,58 +60,73 @@ def alter(latents: LatentTokens, control: str, seed: int) -> LatentTokens:
     return result
 
 
-def open_run(folder: Path) -> tuple[Run, PretrainConfig]:
+def open_run(folder: Path) -> Run:
     """A run with the settings in its ``results.json``. Raises UserError if there is none."""
     try:
         config = json.loads((folder / "results.json").read_text())["config"]
-        model = GPTConfig(**config["pretrain"].pop("model"))
-        pretraining = PretrainConfig(**config["pretrain"], model=model)
         tuning = TuneConfig(**{name: tuple(value) if isinstance(value, list) else value
-                               for name, value in config["tune"].items()})
+                               for name, value in config.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} does not hold a run of this train.py: {error!r}") from error
-    return Run(folder, pretraining, tuning), pretraining
+    return Run(folder, tuning)
 
 
-def forgetting(task: Task) -> str:
-    """What the rows are called that test other tasks after all weights were tuned on this one."""
-    return f"instruction, after full on {task.name}"
+def load_frozen(path: Path) -> GPT:
+    """The base in a file of train.py. Raises UserError if it cannot be read."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        model = GPT(GPTConfig(**saved["settings"]["model"]))
+        model.load_state_dict(saved["model"])
+    except Exception as error:  # torch.load raises half a dozen types on a damaged file
+        raise UserError(f"{path} is not a readable base") from error
+    return model.requires_grad_(False).eval()
 
 
-def add_full(run: Run, base: GPT, task: Task, seed: int) -> None:
-    """All weights tuned on one task; are the rules of the others still followed?"""
-    started, method = time.perf_counter(), REFERENCES["full"]
-    model, latents, record = tune_best(base, task, method, seed, run.tuning)
-    rows = []
-    if not run.has(task, "full", seed):
-        rows += test(model, latents, task, method, seed, run.tuning)
-    for other in TASKS.values():
-        if other is not task:
-            tested = test(model, latents, other, REFERENCES["instruction"], seed, run.tuning)
-            rows += [row | {"method": forgetting(task)} for row in tested]
-    run.results["tuning"].append({"task": task.name, "method": "full", "seed": seed} | record)
-    run.add(rows, started)
+def other_rules(task: Task, count: int, seed: int) -> list[Task]:
+    """The task with other target rules of its family."""
+    rng, tasks = random_source("other rules", seed), {}
+    while len(tasks) < count:
+        other = copy(task)
+        other.target_rule = task.any_rule(rng, task.target_rule)
+        if other.target_rule != task.target_rule:
+            tasks[other.target_rule] = other
+    return list(tasks.values())
 
 
-def add_altered(run: Run, base: GPT, task: Task, name: str, seed: int) -> None:
+def add_full(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:
+    """All weights tuned on the target rule: are other rules still followed when stated?"""
+    started, instruction = time.perf_counter(), REFERENCES["instruction"]
+    model, latents, record = tune_best(base, task, REFERENCES["full"], seed, run.tuning)
+    run.results["tuning"].append({"task": task.name, "method": "full", "base": number,
+                                  "seed": seed} | record)
+    rows = test(model, latents, task, REFERENCES["full"], seed, run.tuning)
+    for other in other_rules(task, 3, seed):
+        for when, tested in (("before", base), ("after", model)):
+            rows += [row | {"method": f"instruction {other.target_rule}, {when} full"}
+                     for row in test(tested, latents, other, instruction, seed, run.tuning)]
+    run.add([{"base": number} | row for row in rows], started)
+
+
+def add_altered(run: Run, base: GPT, task: Task, name: str, number: int, seed: int) -> None:
     """Test what ``alter`` makes of tuned latents."""
     started, (notation, _, control) = time.perf_counter(), name.partition(":")
     method = Method.parse(notation)
-    latents = LatentTokens.load(run.latents_path(task, method, seed), base.config.n_embd)
-    latents = alter(latents, control, seed).to(base.device)
-    run.add(test(base, latents, task, replace(method, control=control), seed, run.tuning), started)
+    latents = LatentTokens.load(run.latents_path(task, method, number, seed), base.config.n_embd)
+    latents = alter(latents, control, seed)
+    rows = test(base, latents, task, replace(method, control=control), seed, run.tuning)
+    run.add([{"base": number} | row for row in rows], started)
 
 
-def add_controls(run: Run, base: GPT, task: Task, seed: int) -> None:
-    """All control rows of one task and seed that are not there yet."""
-    for name in TUNED.get(task.name, []):
-        if not run.has(task, name, seed):
-            run.tune_and_test(base, task, Method.parse(name), seed)
+def add_controls(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:
+    """All control rows of one task, base and seed that are not there yet."""
+    for name in METHODS.get(task.name, []) + TUNED.get(task.name, []):
+        if not run.has(task, name, number, seed):
+            run.tune_and_test(base, task, Method.parse(name), number, seed)
     for name in ALTERED.get(task.name, []):
-        if not run.has(task, name, seed):
-            add_altered(run, base, task, name, seed)
-    if not any(row["method"] == forgetting(task) for row in run.results["rows"]):
-        add_full(run, base, task, seed)
+        if not run.has(task, name, number, seed):
+            add_altered(run, base, task, name, number, seed)
+    if not run.has(task, "full", number, seed):
+        add_full(run, base, task, number, seed)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -119,17 +134,13 @@ def main(arguments: list[str] | None = None) -> None:
                                      usage=argparse.SUPPRESS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/default"))
-    parser.add_argument("--task", default="all", choices=[*TASKS, "all"])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--task", default="generation", choices=TASKS)
+    parser.add_argument("--base", type=int, default=0, metavar="N")
     args = parser.parse_args(arguments)
     try:
-        run, pretraining = open_run(args.folder)
-        base = pretrain(pretraining, args.folder / "base.pt", args.device)
-        for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
-            for name in METHODS.get(task.name, []):
-                if not run.has(task, name, 0):
-                    run.tune_and_test(base, task, Method.parse(name), 0)
-            add_controls(run, base, task, seed=0)
+        run, task = open_run(args.folder), TASKS[args.task]
+        base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
+        add_controls(run, base, task, args.base, seed=0)
     except UserError as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -1,16 +1,24 @@
-"""The tables of a run as Markdown, with intervals, from its ``results.json`` alone.
+"""The tables of a run as Markdown, with intervals and verdicts, from ``results.json`` alone.
 
     python -m extras.report runs/default
+    python -m extras.report docs/results/confirm-*.json      several files as one
 
 A cell is the mean over the lengths of its split, then over the tuning seeds of a base, then over
-bases, with the sd between bases (between seeds, where there is one base). A difference is paired:
-both methods on the same base with the same seed. Its 95 % interval is Student's t over bases (over
-seeds, where there is one base); it is not corrected for the number of differences. Rows of several
-bases carry the seed of pre-training as ``base``.
+bases, with the sd between bases (between seeds, where there is one base). A base is named by the
+seed of its pre-training.
+
+A difference is paired: both methods on the same base with the same seed. Its 95 % interval is
+Student's t over bases (over seeds, where there is one base), cut off at -1 and 1, beyond which no
+difference can lie. It takes the means of bases for normally distributed, and is not corrected for
+the number of differences; so every pair is shown as a dot, too. The verdict on a difference:
+
+    reproduced      the interval over bases lies above zero, and at least nine pairs of ten do
+    ordering only   the mean lies above zero
+    not reproduced  else
 """
 
 import argparse
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import product
 import json
@@ -35,7 +43,7 @@ class Claim:
 
 CLAIMS = {
     "generation": Claim(("accuracy", "exact"), "far OOD", 16, ("Comma_4",), ("Start_4", "End_4")),
-    "repetition": Claim(("exact", "accuracy"), "OOD", 11, ("Start_1+Comma_1",),
+    "repetition": Claim(("exact", "accuracy"), "OOD", 15, ("Start_1+Comma_1",),
                         ("Start_2", "End_2", "Comma_2")),
     "summation": Claim(("exact",), "OOD", 20, ("Comma_2", "4_2", "8_2"), ("Start_2", "End_2")),
 }
@@ -63,7 +71,7 @@ def observations(rows: list[dict], method: str, metric: str, lengths: list[int])
     values = defaultdict(list)
     for row in rows:
         if row["method"] == method and row["length"] in lengths:
-            values[row.get("base", 0), row["seed"]].append(row[metric])
+            values[row["base"], row["seed"]].append(row[metric])
     return {pair: fmean(values[pair]) for pair in values}
 
 
@@ -98,7 +106,7 @@ def table(task: str, rows: list[dict]) -> str:
              "|---" * (4 + len(heads)) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        runs = len({(row.get("base", 0), row["seed"]) for row in mine})
+        runs = len({(row["base"], row["seed"]) for row in mine})
         means = [mean_and_sd(by_base(observations(rows, method, *cell))) for cell in cells]
         inserted = max(row["latents_inserted"] for row in mine)
         lines.append(f"| `{method}` | {runs} | {mine[0]['trainable_parameters']} | {inserted} | "
@@ -106,49 +114,102 @@ def table(task: str, rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def interval(values: list[float]) -> str:
-    """``+0.53 to +0.61``"""
+def interval(values: list[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean, within -1 and 1."""
     half = T_QUANTILE[min(len(values), 10) - 2] * stdev(values) / len(values) ** 0.5
-    return f"{fmean(values) - half:+.2f} to {fmean(values) + half:+.2f}"
+    return max(-1.0, fmean(values) - half), min(1.0, fmean(values) + half)
 
 
-def differences(task: str, rows: list[dict]) -> str:
-    """The claim of a task; "" where there are no two observations of any difference."""
-    claim = claim_of(task)
+@dataclass(frozen=True)
+class Difference:
+    """A proposed method against a baseline, by the metric of the claim."""
+
+    ours: str
+    theirs: str
+    pairs: dict[tuple[int, int], float]  # the difference for each (base, seed)
+    baseline: float  # mean of the baseline over the same pairs
+
+    @property
+    def values(self) -> list[float]:
+        return by_base(self.pairs)
+
+    @property
+    def above_zero(self) -> int:
+        return sum(value > 0 for value in self.pairs.values())
+
+    @property
+    def verdict(self) -> str:
+        several_bases = len({base for base, _ in self.pairs}) > 1
+        nearly_all = self.above_zero >= 0.9 * len(self.pairs)
+        if several_bases and nearly_all and interval(self.values)[0] > 0:
+            return "reproduced"
+        return "ordering only" if fmean(self.values) > 0 else "not reproduced"
+
+    def line(self) -> str:
+        """A line of the table."""
+        mean, (low, high) = fmean(self.values), interval(self.values)
+        relative = f"{mean / self.baseline:+.0%}" if self.baseline else "from zero"
+        return (f"| `{self.ours}` - `{self.theirs}` | {mean:+.2f} | {low:+.2f} to {high:+.2f} | "
+                f"{self.above_zero} of {len(self.pairs)} | {relative} | {self.verdict} |")
+
+    def dots(self) -> str:
+        """One character for each 0.02 from -0.2 to 1: how many pairs lie there."""
+        places = Counter(min(60, max(0, round((value + 0.2) / 0.02)))
+                         for value in self.pairs.values())
+        marks = [" .:3456789"[min(9, places[place])] for place in range(61)]
+        marks[10] = "|" if marks[10] == " " else marks[10]  # zero
+        return f"{self.ours + ' - ' + self.theirs:27}{''.join(marks)}"
+
+
+def differences(task: str, rows: list[dict]) -> list[Difference]:
+    """Those of a task's claim that were observed at least twice."""
+    claim, found = claim_of(task), []
     lengths = splits_of(task, rows).get(claim.split, [])
-    lines = []
     for ours, theirs in product(claim.proposed, claim.baselines):
         mine, other = (observations(rows, method, claim.metrics[0], lengths)
                        for method in (ours, theirs))
         pairs = {pair: mine[pair] - other[pair] for pair in mine if pair in other}
-        values = by_base(pairs)
-        if len(values) > 1:
+        if len(by_base(pairs)) > 1:
             baseline = fmean(by_base({pair: other[pair] for pair in pairs}))
-            relative = f"{fmean(values) / baseline:+.0%}" if baseline else "from zero"
-            lines.append(f"| `{ours}` - `{theirs}` | {fmean(values):+.2f} | {interval(values)} | "
-                         f"{sum(value > 0 for value in pairs.values())} of {len(pairs)} | "
-                         f"{relative} |")
-    if not lines:
+            found.append(Difference(ours, theirs, pairs, baseline))
+    return found
+
+
+def claim_table(task: str, rows: list[dict]) -> str:
+    """The differences of a task's claim, and a dot for each pair; "" where there are none."""
+    claim, found = claim_of(task), differences(task, rows)
+    if not found:
         return ""
+    lengths = splits_of(task, rows)[claim.split]
+    scale = " " * 27 + "".join(f"{mark:<10}" for mark in "-0.2 0 0.2 0.4 0.6 0.8 1".split())
     return "\n".join([f"| {claim.metrics[0]} {claim.split} {span(lengths)} | difference | "
-                      "95 % interval | above zero | relative |", "|---|---|---|---|---|", *lines])
+                      "95 % interval | above zero | relative | verdict |",
+                      "|---|---|---|---|---|---|", *(each.line() for each in found),
+                      "", "```", *(each.dots() for each in found), scale.rstrip(), "```"])
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Raises ValueError and the like on anything but a file of results."""
+    rows = json.loads((path / "results.json" if path.is_dir() else path).read_text())["rows"]
+    if not rows or not all(isinstance(row["task"], str) for row in rows):
+        raise ValueError("no rows")
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="extras.report", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=Path("runs/default"),
-                        help="a run's folder or its results.json; default: runs/default")
-    path = parser.parse_args(arguments).results
-    path = path / "results.json" if path.is_dir() else path
-    try:
-        rows = json.loads(path.read_text())["rows"]
-        rows[0]["task"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        parser.exit(2, f"extras.report: {path} is not a readable file of results: {error!r}\n")
+    parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")],
+                        help="folders of runs, or their results.json; default: runs/default")
+    rows = []
+    for path in parser.parse_args(arguments).results:
+        try:
+            rows += read_rows(path)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            parser.exit(2, f"extras.report: {path} is not a readable file of results: {error!r}\n")
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
-        print(f"{table(task, mine)}\n\n{differences(task, mine)}".rstrip() + "\n")
+        print(f"{table(task, mine)}\n\n{claim_table(task, mine)}".rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def model() -> GPT:
 def tiny(monkeypatch):
     """Let --fast be over in a second: the command line, the files and the flow stay the same."""
     model = GPTConfig(vocab_size=len(ALPHABET), n_layer=1, n_head=2, n_embd=16)
-    monkeypatch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "batch_size": 1, "warmup": 1,
-                                                 "model": model})
+    monkeypatch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "short": (1, 60), "long": (1, 100),
+                                                 "warmup": 1, "model": model})
     monkeypatch.setattr(train, "FAST_TUNE", {"steps": 2, "batch_size": 4, "warmup": 1,
                                              "validation_examples": 8, "test_examples": 4})
     splits = ("id_lengths", "ood_lengths", "far_lengths", "test_lengths")

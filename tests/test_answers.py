@@ -32,4 +32,4 @@ def test_latents_that_are_not_there_are_named(tmp_path, tiny, capsys):
     train.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--methods", "Start_1"])
     with pytest.raises(SystemExit):
         answers.main([str(tmp_path), "--methods", "Comma_1"])
-    assert "generation-Comma_1-seed0.pt does not hold latents" in capsys.readouterr().err
+    assert "generation-base0-Comma_1-seed0.pt does not hold latents" in capsys.readouterr().err

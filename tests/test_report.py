@@ -37,29 +37,71 @@ def test_differences_are_paired():
     caught: seeds compared with other seeds, or an interval of the single methods."""
     rows = [*rows_of("Comma_4", [(0, 0, 16, 1.0), (0, 1, 16, 0.9), (0, 2, 16, 0.0)]),
             *rows_of("End_4", [(0, 0, 16, 0.8), (0, 1, 16, 0.8)])]
-    assert report.differences("generation", rows).splitlines()[2:] == [
-        "| `Comma_4` - `End_4` | +0.15 | -0.49 to +0.79 | 2 of 2 | +19% |"]
+    assert report.claim_table("generation", rows).splitlines()[2] == (
+        "| `Comma_4` - `End_4` | +0.15 | -0.49 to +0.79 | 2 of 2 | +19% | ordering only |")
 
 
 def test_a_claim_is_about_its_own_lengths():
     """Bug caught: in-distribution lengths that dilute a difference far out."""
     rows = [*rows_of("Comma_4", [(0, 0, 5, 0.0), (0, 0, 16, 1.0), (0, 1, 5, 0.0), (0, 1, 16, 1.0)]),
             *rows_of("Start_4", [(0, 0, 5, 1.0), (0, 0, 16, 0.5), (0, 1, 5, 1.0), (0, 1, 16, 0.5)])]
-    assert report.differences("generation", rows).splitlines()[2:] == [
-        "| `Comma_4` - `Start_4` | +0.50 | +0.50 to +0.50 | 2 of 2 | +100% |"]
+    assert report.differences("generation", rows)[0].pairs == {(0, 0): 0.5, (0, 1): 0.5}
 
 
 def test_a_baseline_at_zero_has_no_relative_gain():
     """Bug caught: a division by zero."""
     rows = [*rows_of("Comma_4", [(0, 0, 16, 1.0), (0, 1, 16, 1.0)]),
             *rows_of("Start_4", [(0, 0, 16, 0.0), (0, 1, 16, 0.0)])]
-    assert report.differences("generation", rows).endswith("| from zero |")
+    assert "| from zero |" in report.claim_table("generation", rows)
 
 
 def test_one_observation_has_no_interval():
     """Bug caught: an interval made of one number."""
     rows = [*rows_of("Comma_4", [(0, 0, 16, 1.0)]), *rows_of("Start_4", [(0, 0, 16, 0.5)])]
-    assert report.differences("generation", rows) == ""
+    assert report.claim_table("generation", rows) == ""
+
+
+def difference(*values: float) -> report.Difference:
+    """Two seeds on each base."""
+    pairs = {(index // 2, index % 2): value for index, value in enumerate(values)}
+    return report.Difference("Comma_4", "Start_4", pairs, baseline=0.5)
+
+
+@pytest.mark.parametrize("values, verdict", [
+    ((0.4, 0.5) * 5, "reproduced"),
+    ((0.4, 0.5) * 4 + (0.4, -0.1), "reproduced"),
+    ((0.4, 0.5) * 4 + (-0.1, -0.1), "ordering only"),  # eight pairs of ten
+    ((0.9, 0.9) + (0.01, 0.01) * 4, "ordering only"),  # one base makes the mean
+    ((0.4, 0.5, 0.4), "reproduced"),
+    ((-0.1, 0.0) * 5, "not reproduced")])
+def test_the_verdicts(values, verdict):
+    """Bug caught: a verdict kinder than its definition."""
+    assert difference(*values).verdict == verdict
+
+
+def test_one_base_never_reproduces():
+    """Bug caught: seeds of one base that pass for bases."""
+    assert difference(0.5, 0.5).verdict == "ordering only"
+
+
+def test_an_interval_stays_possible():
+    """Bug caught: a difference of two shares beyond 1."""
+    assert report.interval([0.99, 0.5]) == (-1.0, 1.0)
+
+
+def test_every_pair_is_a_dot():
+    """0 is the column of the |. Bug caught: a pair that is left out, or a scale that is off."""
+    marks = difference(0.0, 0.02, 0.02, 1.0, 1.0, 1.0, -0.7).dots()[27:]
+    assert marks == "." + " " * 9 + ".:" + " " * 48 + "3"
+
+
+def test_several_files_are_one(tmp_path, capsys):
+    """Bug caught: a second file that is left out."""
+    for base in (0, 1):
+        rows = rows_of("Comma_4", [(base, 0, 16, 1.0)])
+        (tmp_path / f"{base}.json").write_text(json.dumps({"rows": rows}))
+    report.main([str(tmp_path / "0.json"), str(tmp_path / "1.json")])
+    assert "| `Comma_4` | 2 |" in capsys.readouterr().out
 
 
 def test_a_new_task_has_a_table(tmp_path, capsys):

@@ -14,7 +14,7 @@ import train
 from train import METHODS, REFERENCES, Method, PretrainConfig, TuneConfig
 
 pytestmark = pytest.mark.usefixtures("tiny")
-KEYS = ("task", "method", "seed", "length")
+KEYS = ("task", "method", "base", "seed", "length")
 
 
 def run(out: Path, *arguments: str) -> list[dict]:
@@ -39,7 +39,7 @@ def refusal(capsys, *arguments: str) -> str:
 
 def tiny_base(path: Path, steps: int = 2):
     config = PretrainConfig(**train.FAST_PRETRAIN | {"steps": steps})
-    return train.pretrain(config, path, "cpu")
+    return train.pretrain(TASKS["generation"], config, path, "cpu")
 
 
 def bits(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -58,7 +58,7 @@ def test_a_run_has_a_row_for_all_that_was_tested(task, tmp_path):
     rows = run(tmp_path, "--task", task, "--seeds", "2")
     methods = ["base", "instruction", "reminders", *METHODS[task]]
     lengths = range(1, 6) if task == "generation" else TASKS[task].test_lengths
-    expected = {(task, method, seed, length)
+    expected = {(task, method, 0, seed, length)
                 for method in methods for seed in (0, 1) for length in lengths}
     assert {tuple(row[key] for key in KEYS) for row in rows} == expected
     assert len(rows) == len(expected)
@@ -67,9 +67,10 @@ def test_a_run_has_a_row_for_all_that_was_tested(task, tmp_path):
 def test_a_run_leaves_its_files(tmp_path):
     """Bug caught: a file that is missing at the end, or a temporary one that is left."""
     run(tmp_path, "--methods", "Comma_4", "full")
-    assert {path.name for path in tmp_path.iterdir()} == {"base.pt", "latents", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "generation-base0.pt", "latents", "results.json"}
     assert [path.name for path in (tmp_path / "latents").iterdir()] == \
-        ["generation-Comma_4-seed0.pt"]
+        ["generation-base0-Comma_4-seed0.pt"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -108,8 +109,8 @@ def test_a_second_run_reuses_everything_and_can_add_to_it(tmp_path):
 def test_same_seed_same_result(tmp_path):
     """Bug caught: draws or initial values that no seed rules."""
     assert run(tmp_path / "a") == run(tmp_path / "b")
-    one, two = (LatentTokens.load(tmp_path / folder / "latents/generation-Comma_4-seed0.pt", 16)
-                for folder in "ab")
+    name = "latents/generation-base0-Comma_4-seed0.pt"
+    one, two = (LatentTokens.load(tmp_path / folder / name, 16) for folder in "ab")
     assert torch.equal(one.vectors, two.vectors)
 
 
@@ -167,25 +168,30 @@ def test_tuning_moves_every_latent(tmp_path):
     base = tiny_base(tmp_path / "base.pt")
     start = LatentTokens(Placement.parse("Comma_2"), 16)
     start.initialize(base.token_embedding, torch.Generator().manual_seed(0))
-    _, latents = train.tune(base, TASKS["generation"], Method.parse("Comma_2"), 1.0, 0,
+    _, latents = train.tune(base, TASKS["generation"], Method.parse("Comma_2"), 1.0, 0.05, 0,
                             TuneConfig(steps=3, batch_size=4))
     assert not torch.isclose(latents.vectors, start.vectors).all(dim=1).any()
 
 
-def test_the_best_learning_rate_is_kept(tmp_path):
-    """Bug caught: the last rate, or the worst."""
-    config = TuneConfig(steps=3, batch_size=4, validation_examples=5, lrs=(2.0, 1e-3))
-    _, _, record = train.tune_best(tiny_base(tmp_path / "base.pt"), TASKS["generation"],
-                                   Method.parse("Start_2"), 0, config)
-    losses = record["validation_loss"]
-    assert losses.keys() == {2.0, 1e-3} and losses[record["lr"]] == min(losses.values())
+def test_the_best_rate_and_weight_decay_are_kept(tmp_path):
+    """Bug caught: the last trial, or the worst; vectors of one with the record of another."""
+    config = TuneConfig(steps=3, batch_size=4, validation_examples=5,
+                        trials=((2.0, 0.05), (1e-3, 0.05), (2.0, 0.2)))
+    base, task = tiny_base(tmp_path / "base.pt"), TASKS["generation"]
+    method = Method.parse("Start_2")
+    _, latents, record = train.tune_best(base, task, method, 0, config)
+    tried = [(trial["lr"], trial["weight_decay"]) for trial in record["trials"]]
+    assert tried == [(2.0, 0.05), (1e-3, 0.05), (2.0, 0.2)]
+    assert record["validation_loss"] == min(each["validation_loss"] for each in record["trials"])
+    _, again = train.tune(base, task, method, record["lr"], record["weight_decay"], 0, config)
+    assert torch.equal(latents.vectors, again.vectors)
 
 
 def test_full_tuning_changes_a_copy(tmp_path):
     """Bug caught: fine-tuning that spoils the base for every method after it."""
     base = tiny_base(tmp_path / "base.pt")
     before = bits(base)
-    model, _ = train.tune(base, TASKS["generation"], Method(full=True), 1e-3, 0,
+    model, _ = train.tune(base, TASKS["generation"], Method(full=True), 1e-3, 0.05, 0,
                           TuneConfig(steps=2, batch_size=4))
     assert equal(before, bits(base)) and not equal(before, bits(model))
 
@@ -236,10 +242,8 @@ def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys
     (["--methods", "Comma_4:random"], "unknown placement 'Comma_4:random'"),
     (["--task", "division"], "choose from"),
     (["--device", "abacus"], "--device: invalid choice: 'abacus' (choose from "),
-    (["--steps", "0"], "--seeds, --steps and --lr must be positive and finite"),
+    (["--steps", "0"], "--seeds and --steps must be positive"),
     (["--steps", "many"], "invalid int value: 'many'"),
-    (["--lr", "-1"], "--lr must be positive and finite"),
-    (["--lr", "nan"], "--lr must be positive and finite"),
     (["--unknown"], "unrecognized arguments"),
 ])
 def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
@@ -251,10 +255,10 @@ def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, c
 @pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, KeyError])
 def test_a_students_own_bug_shows_its_traceback(error, tmp_path, monkeypatch):
     """Bug caught: errors of edited code that are printed as if the user had mistyped something."""
-    def document(rng):
+    def document(rng, progress):
         raise error("of the student's own")
 
-    monkeypatch.setattr(TASKS["repetition"], "document", document)
+    monkeypatch.setattr(TASKS["generation"], "document", document)
     with pytest.raises(error, match="of the student's own"):
         run(tmp_path)
 
@@ -267,16 +271,13 @@ def test_paths_that_cannot_be_used_are_refused(folder, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_other_settings_do_not_overwrite_a_run(tmp_path, capsys):
+def test_other_settings_do_not_overwrite_a_run(tmp_path, monkeypatch, capsys):
     """Bug caught: minutes of work lost to a forgotten --out."""
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    line = refusal(capsys, "--fast", "--out", str(tmp_path), "--lr", "0.5")
-    assert "was made with tune.lrs = [1.0, 2.0], this run asks for [0.5]" in line
-    (tmp_path / "results.json").rename(tmp_path / "kept")
-    line = refusal(capsys, "--fast", "--out", str(tmp_path), "--pretrain-seed", "5")
-    assert "base.pt was made with seed = 0, this run asks for 5" in line
-    (tmp_path / "kept").rename(tmp_path / "results.json")
+    monkeypatch.setattr(train, "FAST_TUNE", train.FAST_TUNE | {"batch_size": 16})
+    line = refusal(capsys, "--fast", "--out", str(tmp_path))
+    assert "was made with batch_size = 4, this run asks for 16" in line
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
@@ -284,14 +285,14 @@ def test_a_base_is_not_reused_for_another_text(tmp_path, monkeypatch, capsys):
     """Bug caught: an edited ``document`` (the README's first exercise) that changes nothing, even
     where the edit shows only every now and then."""
     run(tmp_path)
-    document, count = TASKS["repetition"].document, iter(range(10_000))
-    monkeypatch.setattr(TASKS["repetition"], "document", lambda rng: (
-        document(rng) if next(count) != 80 else "Rs0:4@7=2*00;"))
+    document, count = TASKS["generation"].document, iter(range(10_000))
+    monkeypatch.setattr(TASKS["generation"], "document", lambda rng, progress: (
+        document(rng, progress) if next(count) != 80 else "44@47=83,;"))
     line = refusal(capsys, "--fast", "--out", str(tmp_path))
-    assert "base.pt was made with checksum of the text = " in line
+    assert "generation-base0.pt was made with checksum of the text = " in line
 
 
-@pytest.mark.parametrize("name, message", [("base.pt", "is not a readable base"),
+@pytest.mark.parametrize("name, message", [("generation-base0.pt", "is not a readable base"),
                                            ("results.json", "is not a readable file of results")])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe nonsense", b"[]"])
 def test_damaged_files_are_refused(name, message, content, tmp_path, capsys):
@@ -323,7 +324,7 @@ class Echo(Task):
         exact = text == example.response
         return {int(example.query[2]): Score(float(exact), exact)}
 
-    def document(self, rng: random.Random) -> str:
+    def document(self, rng: random.Random, progress: float) -> str:
         rule, header = self.restate(rng, 0.5, self.plain_rule, self.any_rule)
         letters, length = rng.choice(LETTERS) + rng.choice(LETTERS), rng.randint(1, 6)
         return f"{header}{letters}{length}>{letters * int(rule) * length};"
@@ -374,7 +375,7 @@ def test_random_latents():
 def test_controls_insert_as_many_latents_as_the_proposed_method(task):
     """Bug caught: a token-matched baseline with fewer tokens than what it is to match."""
     placement = Placement.parse(controls.TUNED[task][0].removesuffix("-own"))
-    longest = {"generation": (5, 24), "repetition": (5, 20), "summation": (12, 26)}[task]
+    longest = {"generation": (5, 24), "repetition": (8, 20), "summation": (12, 26)}[task]
     for length in longest:
         inserted = train.latents_inserted(TASKS[task], placement, length)
         assert {f"Start_{inserted}", f"End_{inserted}"} <= set(controls.TUNED[task])
@@ -388,7 +389,7 @@ def test_control_rows_join_the_run(tmp_path, monkeypatch):
     controls.main([str(tmp_path), "--task", "generation"])
     rows = {tuple(row[key] for key in KEYS): row for row in rows_in(tmp_path)}
     for length in range(1, 6):  # without its only group Comma_4 is the base
-        removed = rows["generation", "Comma_4:removed", 0, length]
-        assert removed | {"method": "base"} == rows["generation", "base", 0, length]
-    assert ("generation", "full", 0, 5) in rows
-    assert ("summation", "instruction, after full on generation", 0, 13) in rows
+        removed = rows["generation", "Comma_4:removed", 0, 0, length]
+        assert removed | {"method": "base"} == rows["generation", "base", 0, 0, length]
+    names = {row["method"] for row in rows.values()}
+    assert "full" in names and sum("after full" in name for name in names) == 3
