@@ -36,11 +36,10 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from model import GPT, LOOK_BACK, KVCache
-from tasks import TOKEN_ID
+from tasks import NOT_SCORED, TOKEN_ID
 
 SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name in a placement -> the token ids it stands before
 OWN_POSITIONS = "-own"  # ends a placement whose latents do not share positions
-NOT_SCORED = -100  # a target that F.cross_entropy ignores
 
 
 class UserError(ValueError):
@@ -53,27 +52,29 @@ class UserError(ValueError):
 class Group:
     """m latents that always stand together, with vectors of their own (function specialization)."""
 
-    where: str  # "Start", "End", the name of a separator, or k (digits) for every k verbal tokens
+    places: tuple[str, ...]  # "Start", "End", a separator, or k (digits) for every k verbal tokens
     m: int
-    separator_ids: frozenset[int] = frozenset()  # empty unless ``where`` names a separator
+    separator_ids: frozenset[int] = frozenset()  # those of the separators among its places
 
     def stands_before(self, t: int, token_id: int | None, query_length: int) -> bool:
         """Does the group stand before verbal token t = 0, 1, ... of a row? (None: not known yet)"""
-        if self.where == "Start":
-            return t == 0
-        if self.where == "End":
-            return t == query_length
-        if self.where.isdigit():
-            return t > 0 and t % int(self.where) == 0
+        for place in self.places:
+            if place == "Start" and t == 0 or place == "End" and t == query_length:
+                return True
+            if place.isdigit() and t > 0 and t % int(place) == 0:
+                return True
         return token_id in self.separator_ids
 
     def __str__(self) -> str:
-        return f"{self.where}_{self.m}"
+        return f"{','.join(self.places)}_{self.m}"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where latents go. Before the same token: in the order Start, End, k_m, separators."""
+    """Where latents go. Before the same token: in the order Start, End, k_m, separators.
+
+    A group that stands in several places has the rank of the first that it names.
+    """
 
     groups: tuple[Group, ...] = ()
     share_positions: bool = True  # False: every slot, latent or verbal, has a position of its own
@@ -86,19 +87,24 @@ class Placement:
         separators: the token ids that count as a comma (in another tokenizer), or more separators.
         """
         names, groups = ["Start", "End", *separators], []
-        pattern = re.compile(rf"({'|'.join(names)}|[1-9][0-9]*)_([1-9][0-9]*)")
+        place = rf"(?:{'|'.join(names)}|[1-9][0-9]*)"
+        pattern = re.compile(rf"({place}(?:,{place})*)_([1-9][0-9]*)")
         for term in notation.removesuffix(OWN_POSITIONS).split("+"):
             match = pattern.fullmatch(term)
             if not match:
                 raise UserError(f"unknown placement {notation!r}: expected {'_m, '.join(names)}_m, "
-                                "k_m (m latents after every k verbal tokens) or a sum such as "
-                                "Start_1+Comma_1, with whole numbers m, k >= 1; -own at its end "
-                                "gives latents positions of their own")
-            groups.append(Group(match[1], int(match[2]), frozenset(separators.get(match[1], ()))))
-        if len({group.where for group in groups}) < len(groups):
+                                "k_m (m latents after every k verbal tokens), a sum such as "
+                                "Start_1+Comma_1, or Start,Comma_1 for the same latents in two "
+                                "places, with whole numbers m, k >= 1; -own at its end gives "
+                                "latents positions of their own")
+            places = tuple(match[1].split(","))
+            separator_ids = frozenset().union(*(separators.get(each, ()) for each in places))
+            groups.append(Group(places, int(match[2]), separator_ids))
+        places = [place for group in groups for place in group.places]
+        if len(set(places)) < len(places):
             raise UserError(f"placement {notation!r} names a place twice: add up its m instead")
         rank = {"Start": 0, "End": 1} | dict.fromkeys(separators, 3)  # and 2 for k_m
-        groups.sort(key=lambda group: (rank.get(group.where, 2), group.where))
+        groups.sort(key=lambda group: (rank.get(group.places[0], 2), group.places))
         return cls(tuple(groups), share_positions=not notation.endswith(OWN_POSITIONS))
 
     @property
@@ -262,7 +268,8 @@ def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_ne
     """
     rows = [AugmentedRow(latents.placement, query) for query in queries]
     reminders = [deque() for _ in rows]  # what is still due of one, in each row
-    recurring = sum(g.m for g in latents.placement.groups if g.where not in ("Start", "End"))
+    groups = latents.placement.groups
+    recurring = sum(group.m for group in groups if set(group.places) - {"Start", "End"})
     capacity = max(len(row.sources) for row in rows) + max_new_tokens * (1 + recurring)
     cache = KVCache(model.config, len(rows), capacity, model.device)
     verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)

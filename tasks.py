@@ -26,7 +26,7 @@ from torch import Tensor
 ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a variable
 END = ";"  # closes a document
 TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
-NO_TARGET = -100  # what F.cross_entropy ignores
+NOT_SCORED = -100  # what F.cross_entropy ignores
 
 
 def encode(text: str) -> list[int]:
@@ -147,6 +147,7 @@ class Generation(Task):
     target_rule, plain_rule = "+-9", "++0"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
+    restated = 0.3  # how often a document that states rules does so before an equation
     pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
 
     def example(self, rng: random.Random, length: int) -> Example:
@@ -187,7 +188,7 @@ class Generation(Task):
             left, right = right, text[-3:-1]
             if rng.random() < (0.5 if progress < 0.5 else 0.2):
                 return text + END
-            rule, header = self.restate(rng, 0.3 * states_rules, rule, self.any_rule)
+            rule, header = self.restate(rng, self.restated * states_rules, rule, self.any_rule)
             text += header
 
     def any_rule(self, rng: random.Random, rule: str) -> str:
@@ -344,9 +345,9 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
 
 
 def target_ids(task: Task, text: str) -> list[int]:
-    """Token ids, with NO_TARGET for every character of a header."""
+    """Token ids, with NOT_SCORED for every character of a header."""
     blank = re.sub(f"{task.letter}[^:]*:+", lambda header: " " * len(header[0]), text)
-    return [TOKEN_ID.get(character, NO_TARGET) for character in blank]
+    return [TOKEN_ID.get(character, NOT_SCORED) for character in blank]
 
 
 def purpose_of(query: str) -> str:

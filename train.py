@@ -31,7 +31,7 @@ from tqdm import trange
 from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch, pad,
                            response_logits, response_loss)
 from model import GPT, GPTConfig, Muon
-from tasks import (ALPHABET, END, NO_TARGET, TASKS, TOKEN_ID, Example, Task, decode, draw,
+from tasks import (ALPHABET, END, NOT_SCORED, TASKS, TOKEN_ID, Example, Task, decode, draw,
                    draw_examples, encode, pretraining_batch, random_source, target_ids)
 
 
@@ -55,9 +55,11 @@ class TuneConfig:
 
     steps: int = 300
     batch_size: int = 16  # examples per step, all of one in-distribution length
-    trials: tuple = ((1.0, 0.05), (2.0, 0.05), (1.0, 0.2))  # learning rate and weight decay:
-    # every tuning makes all three and keeps the one with the best validation loss
-    full_trials: tuple = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))  # those of all weights ("full")
+    optimizer: str = "Muon"  # of latents; or AdamW, which trains all weights ("full")
+    # Pairs of learning rate and weight decay. Every tuning tries all and keeps the one with the
+    # best validation loss.
+    trials: tuple = ((1.0, 0.05), (2.0, 0.05), (1.0, 0.2))
+    full_trials: tuple = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))
     warmup: int = 10  # steps
     decay: float = 1.0  # the last part of the steps, over which the rates fall to zero
     validation_examples: int = 256  # of in-distribution lengths
@@ -68,6 +70,7 @@ PRETRAINING = {  # steps that were enough on every base tried, and the share of 
     "generation": {"steps": 900, "short_until": 0.5},
     "repetition": {"steps": 640, "short": (16, 110), "short_until": 0.45},
     "summation": {"steps": 660, "short_until": 1 / 3}}
+OPTIMIZERS = {"Muon": Muon, "AdamW": torch.optim.AdamW}
 FAST_PRETRAIN = {"steps": 20, "warmup": 5}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 
@@ -169,9 +172,9 @@ def skill(model: GPT, task: Task) -> float:
     examples = [in_words(task, method, example) for example in examples]
     batch = to_batch(method.placement, examples, model.device)
     latents = LatentTokens(method.placement, model.config.n_embd).to(model.device)
-    targets = pad([target_ids(task, each.response) for each in examples], NO_TARGET, model.device)
+    targets = pad([target_ids(task, each.response) for each in examples], NOT_SCORED, model.device)
     right = response_logits(model, latents, batch).argmax(dim=-1) == targets  # (B, R)
-    return (right | (targets == NO_TARGET)).all(dim=1).float().mean().item()
+    return (right | (targets == NOT_SCORED)).all(dim=1).float().mean().item()
 
 
 def load_base(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
@@ -218,11 +221,11 @@ def tune(base: GPT, task: Task, method: Method, lr: float, weight_decay: float, 
     model, latents = base, LatentTokens(method.placement, base.config.n_embd)
     latents.initialize(base.token_embedding.cpu(), torch.Generator().manual_seed(seed))
     latents.to(base.device)
+    trained, make_optimizer = latents, OPTIMIZERS[config.optimizer]
     if method.full:
-        model = deepcopy(base).requires_grad_(True)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    else:
-        optimizer = Muon(latents.parameters(), lr=lr, weight_decay=weight_decay)
+        trained = model = deepcopy(base).requires_grad_(True)
+        make_optimizer = torch.optim.AdamW
+    optimizer = make_optimizer(trained.parameters(), lr=lr, weight_decay=weight_decay)
     rng = random_source(f"{task.name}/tune", seed)
     bar = trange(config.steps, leave=False,
                  desc=f"tuning {method}, seed {seed}, lr {lr:g}, decay {weight_decay:g}")

@@ -52,7 +52,8 @@ NO_CLAIM = Claim(("exact", "accuracy"), "OOD", inf, (), ())  # of a task that is
 
 
 def claim_of(task: str) -> Claim:
-    return CLAIMS.get(task, NO_CLAIM)
+    """A variant such as ``generation-0.1`` is judged like the task itself."""
+    return CLAIMS.get(task.partition("-")[0], NO_CLAIM)
 
 
 def splits_of(task: str, rows: list[dict]) -> dict[str, list[int]]:

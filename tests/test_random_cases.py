@@ -108,8 +108,8 @@ def test_the_groups_of_a_placement():
     """Bug caught: vectors of one group used for another: 10 and 5 sorted as numbers, say."""
     for notation, _, _ in layout_cases():
         placement = parsed(notation)
-        assert {group.where: group.m for group in placement.groups} == reference.parse(notation)
-        assert [group.where for group in placement.groups] == list(reference.parse(notation))
+        assert {",".join(group.places): group.m for group in placement.groups} == reference.parse(notation)
+        assert [",".join(group.places) for group in placement.groups] == list(reference.parse(notation))
 
 
 def test_slots_of_a_batch():

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from extras import controls
+from extras import controls, optimizers, testbeds
 from latent_tokens import LatentTokens, Placement
 from tasks import TASKS, Example, Score, Task
 import train
@@ -393,3 +393,57 @@ def test_control_rows_join_the_run(tmp_path, monkeypatch):
         assert removed | {"method": "base"} == rows["generation", "base", 0, 0, length]
     names = {row["method"] for row in rows.values()}
     assert "full" in names and sum("after full" in name for name in names) == 3
+
+
+# ------------------------------------------------------------------------ variants and optimizers
+
+@pytest.fixture
+def variants(monkeypatch):
+    """The variants, for the time of one test."""
+    tables = [(TASKS, TASKS.copy()), (METHODS, METHODS.copy()),
+              (train.PRETRAINING, train.PRETRAINING.copy())]
+    testbeds.register()
+    yield TASKS
+    for table, before in tables:
+        table.clear()
+        table.update(before)
+
+
+def test_the_dial_restates_as_often_as_it_says(variants):
+    """Bug caught: a dial that turns nothing, or turns the statement at the start as well."""
+    for name, probability in (("generation-0", 0), ("generation-0.4", 0.4)):
+        rng, boundaries, restated = random.Random(0), 0, 0
+        for _ in range(2000):
+            text = variants[name].document(rng, 1.0)
+            boundaries += text.count(",") - 1
+            restated += text.count(",G")
+        assert restated / boundaries == pytest.approx(0.75 * probability, abs=0.02)
+    assert TASKS["generation"].restated == 0.3
+
+
+def test_retrieval_has_short_lists_and_states_nothing(variants):
+    """Bug caught: a base that has seen the lengths it is tested on, or other rules."""
+    rng = random.Random(0)
+    for _ in range(300):
+        listed, asked = variants["retrieval"].document(rng, 1.0).split("?")
+        assert "S" not in listed + asked and 2 <= listed.count("=") <= 12
+
+
+def test_variants_run_as_tasks(variants, tmp_path):
+    """Bug caught: a variant that the script does not know."""
+    assert {row["task"] for row in run(tmp_path, "--task", "generation-0.4")} == {"generation-0.4"}
+
+
+def test_optimizers_add_a_row_for_each_rate(tmp_path, monkeypatch):
+    """Bug caught: every rate under one name, or AdamW that is Muon."""
+    monkeypatch.setattr(optimizers, "RATES", {"Muon": (1.0,), "AdamW": (0.1, 1.0)})
+    run(tmp_path, "--methods", "Start_2")
+    before = len(rows_in(tmp_path))
+    optimizers.main([str(tmp_path), "--methods", "Start,Comma_2"])
+    names = {row["method"] for row in rows_in(tmp_path)[before:]}
+    assert names == {f"Start,Comma_2:{each}" for each in ("Muon-1", "AdamW-0.1", "AdamW-1")}
+    base, task = tiny_base(tmp_path / "other.pt"), TASKS["generation"]
+    tuned = [train.tune(base, task, Method.parse("Start_2"), 1.0, 0.05, 0,
+                        TuneConfig(steps=2, batch_size=4, optimizer=name))[1].vectors
+             for name in ("Muon", "AdamW")]
+    assert not torch.allclose(*tuned)
