@@ -87,15 +87,15 @@ class Placement:
         separators: the token ids that count as a comma (in another tokenizer), or more separators.
         """
         names, groups = ["Start", "End", *separators], []
-        place = rf"(?:{'|'.join(names)}|[1-9][0-9]*)"
-        pattern = re.compile(rf"({place}(?:,{place})*)_([1-9][0-9]*)")
+        place = rf"(?:{'|'.join(names)}|[1-9][0-9]{{0,2}})"
+        pattern = re.compile(rf"({place}(?:,{place})*)_([1-9][0-9]{{0,2}})")
         for term in notation.removesuffix(OWN_POSITIONS).split("+"):
             match = pattern.fullmatch(term)
             if not match:
                 raise UserError(f"unknown placement {notation!r}: expected {'_m, '.join(names)}_m, "
                                 "k_m (m latents after every k verbal tokens), a sum such as "
                                 "Start_1+Comma_1, or Start,Comma_1 for the same latents in two "
-                                "places, with whole numbers m, k >= 1; -own at its end gives "
+                                "places, with m and k from 1 to 999; -own at its end gives "
                                 "latents positions of their own")
             places = tuple(match[1].split(","))
             separator_ids = frozenset().union(*(separators.get(each, ()) for each in places))

@@ -12,12 +12,13 @@ that was stopped goes on where it stood. After an edit of the code choose a new 
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 import json
-from math import inf, isnan, nan
+from math import isfinite, nan
 import os
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +35,13 @@ from model import GPT, GPTConfig, Muon
 from tasks import (ALPHABET, END, NOT_SCORED, TASKS, TOKEN_ID, Example, Task, decode, draw,
                    draw_examples, encode, pretraining_batch, random_source, target_ids)
 
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
+
+
+# ----------------------------------------------------------------------------------------- settings
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -75,6 +83,12 @@ FAST_PRETRAIN = {"steps": 20, "warmup": 5}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 
 
+# ------------------------------------------------------------------------------------------ methods
+
+class Diverged(UserError):
+    """A tuning without a result. The other methods go on."""
+
+
 @dataclass(frozen=True)
 class Method:
     """How the base is made to follow the target rule: by latents, words, or new weights."""
@@ -103,6 +117,8 @@ METHODS = {  # all of a task train equally many numbers; a task of your own has 
     "summation": ["Start_2", "End_2", "Comma_2", "8_2"]}
 
 
+# ------------------------------------------------------------------------------------- pre-training
+
 def learning_rate(step: int, config: PretrainConfig | TuneConfig) -> float:
     """As a share of its peak: up over ``warmup`` steps, down to zero over the last ``decay``."""
     return min(1.0, (step + 1) / max(1, config.warmup),
@@ -127,14 +143,15 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
     """The frozen base: read from ``path`` if it is finished there, else trained (on) and saved.
 
     Saves every 50 steps, optimizers included, so that a run that was stopped ends up like an
-    unstopped one. Raises UserError if ``path`` cannot be read, or has other settings or text.
+    unstopped one. Raises UserError if ``path`` cannot be read or written, or has other settings or
+    text, and where the loss is not finite.
     """
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
     optimizers = make_optimizers(model, config)
     rng = random_source("checksum", 0)
     text = "".join(task.document(rng, n / 1000) for n in range(1000))
-    settings = asdict(config) | {"checksum of the text": zlib.crc32(text.encode())}
+    settings = asdict(config) | {"text": zlib.crc32(text.encode())}
     done = load_base(path, settings, model, optimizers) if path.exists() else 0
     able = skill(model, task)
     bar = trange(done, config.steps, initial=done, total=config.steps, desc="pre-training")
@@ -146,6 +163,8 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
         position_ids = torch.arange(shape[1], device=device).expand(shape)
         logits = model(model.embed(token_ids.to(device)), position_ids)  # (B, N, V)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
+        if not loss.isfinite():
+            raise UserError(f"{path}: the loss of step {step} is {loss.item()}: lower the rates")
         loss.backward()
         for optimizer in optimizers:
             set_learning_rate(optimizer, learning_rate(step, config))
@@ -184,6 +203,10 @@ def load_base(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
         refuse_difference(path, saved["settings"], settings)
         for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
             part.load_state_dict(state)
+        if saved["step"] not in range(settings["steps"] + 1):
+            raise ValueError("impossible step")
+        if not all(weights.isfinite().all() for weights in model.parameters()):
+            raise ValueError("weights that are not finite")
         return saved["step"]
     except UserError:
         raise
@@ -191,15 +214,7 @@ def load_base(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
         raise UserError(f"{path} is not a readable base: delete it or take a new --out") from error
 
 
-def refuse_difference(path: Path, saved: dict, asked: dict, section: str = "") -> None:
-    """Raises UserError that names the first setting that was asked for and not saved."""
-    for name, value in asked.items():
-        if isinstance(value, dict) and isinstance(saved.get(name), dict):
-            refuse_difference(path, saved[name], value, f"{section}{name}.")
-        elif saved.get(name) != value:
-            raise UserError(f"{path} was made with {section}{name} = {saved.get(name)}, this run "
-                            f"asks for {value}: choose a new --out, or the same settings and text")
-
+# ------------------------------------------------------------------------------------------- tuning
 
 def in_words(task: Task, method: Method, example: Example) -> Example:
     """The example with the rule in words before the query, after every comma, or in neither."""
@@ -243,7 +258,10 @@ def tune(base: GPT, task: Task, method: Method, lr: float, weight_decay: float, 
 
 def tune_best(base: GPT, task: Task, method: Method, seed: int,
               config: TuneConfig) -> tuple[GPT, LatentTokens, dict]:
-    """Tune once a trial and keep the best by validation loss; also what each gave."""
+    """Tune once a trial and keep the best by validation loss; also what each gave.
+
+    Raises Diverged if no trial ends with a finite loss.
+    """
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     batch = to_batch(method.placement, examples, base.device)
     trials, tuned = [], []
@@ -251,12 +269,17 @@ def tune_best(base: GPT, task: Task, method: Method, seed: int,
         tuned.append(tune(base, task, method, lr, decay, seed, config))
         with torch.no_grad():
             loss = response_loss(*tuned[-1], batch).item()
-        trials.append({"lr": lr, "weight_decay": decay, "validation_loss": loss})
-    losses = [inf if isnan(trial["validation_loss"]) else trial["validation_loss"]
-              for trial in trials]
-    best = losses.index(min(losses))
+        trials.append({"lr": lr, "weight_decay": decay,
+                       "validation_loss": loss if isfinite(loss) else None})
+    losses = {index: trial["validation_loss"] for index, trial in enumerate(trials)
+              if trial["validation_loss"] is not None}
+    if not losses:
+        raise Diverged(f"{task.name}, {method}, seed {seed}: no trial ended with a finite loss")
+    best = min(losses, key=losses.get)
     return *tuned[best], trials[best] | {"trials": trials}
 
+
+# ------------------------------------------------------------------------------------------ testing
 
 def answers(model: GPT, latents: LatentTokens, task: Task, method: Method,
             examples: list[Example]) -> list[str]:
@@ -299,38 +322,110 @@ def latents_inserted(task: Task, placement: Placement, length: int) -> int:
     return batch.sources.shape[1] - batch.token_ids.shape[1]
 
 
+# ------------------------------------------------------------------------------ the folder of a run
+
+def refuse_difference(path: Path, saved: dict, asked: dict, section: str = "") -> None:
+    """Raises UserError that names the first setting that was asked for and not saved."""
+    for name, value in asked.items():
+        if isinstance(value, dict) and isinstance(saved.get(name), dict):
+            refuse_difference(path, saved[name], value, f"{section}{name}.")
+        elif saved.get(name) != value and name == "text":
+            raise UserError(f"{path} was pre-trained on another text than tasks.py makes now: "
+                            "choose a new --out, or undo the edit")
+        elif saved.get(name) != value:
+            raise UserError(f"{path} was made with {section}{name} = {saved.get(name)}, this run "
+                            f"asks for {value}: choose a new --out, or the same settings")
+
+
 def write(path: Path, save: Callable[[Path], None]) -> None:
-    """Writes a temporary file, then renames it: a crash never leaves half a file."""
-    temporary = path.with_name(f"{path.name}.partial")
-    save(temporary)
-    os.replace(temporary, path)
+    """Write a temporary file, then rename it: a crash never leaves half a file.
+
+    Raises UserError where it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        save(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
+        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Make a run's folder and hold its lock, which the system frees however this process ends.
+
+    Raises UserError if the folder cannot be used, or another process holds the lock.
+    """
+    try:
+        (folder / "latents").mkdir(parents=True, exist_ok=True)
+        for each in (folder, folder / "latents"):
+            if not os.access(each, os.W_OK):
+                raise PermissionError(f"no permission to write to {each}")
+        file = open(folder / ".lock", "w")
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be used: {error}") from error
+    with file:
+        try:
+            if os.name == "nt":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another command is writing to {folder}: wait for it, or choose "
+                            "another --out") from error
+        yield
+
+
+def check_rows(rows: list[dict]) -> None:
+    """Raises ValueError and the like on rows that no test wrote, or where some were taken out."""
+    kinds = {"task": str, "method": str, "split": str, "base": int, "seed": int, "length": int,
+             "accuracy": (int, float), "exact": (int, float)}
+    lengths, tested = defaultdict(set), defaultdict(set)
+    for row in rows:
+        for name, kind in kinds.items():
+            if not isinstance(row[name], kind):
+                raise TypeError(f"{name} = {row[name]!r} in a row")
+        lengths[row["task"]].add(row["length"])
+        tested[row["task"], row["method"], row["base"], row["seed"]].add(row["length"])
+    for key, found in tested.items():
+        if found != lengths[key[0]]:
+            raise ValueError(f"length {min(lengths[key[0]] - found)} of {key} is missing")
 
 
 class Run:
-    """A folder: ``base.pt``, ``latents/``, and ``results.json`` with a row for all that was tested.
+    """A folder: bases, ``latents/``, and ``results.json`` with a row for all that was tested.
 
-    Raises UserError if the folder cannot be used, or holds damaged results or other settings.
+    Raises UserError if it holds damaged results or other settings.
     """
 
     def __init__(self, folder: Path, tuning: TuneConfig):
         self.path, self.tuning = folder / "results.json", tuning
         config = json.dumps(asdict(tuning))
         self.results = {"config": json.loads(config), "torch": torch.__version__,
-                        "threads": torch.get_num_threads(), "seconds": {}, "tuning": [], "rows": []}
+                        "threads": torch.get_num_threads(), "bases": {}, "seconds": {},
+                        "tuning": [], "rows": []}
         try:
-            (folder / "latents").mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError("no permission to write")
             if self.path.exists():
                 saved = json.loads(self.path.read_text())
-                self.results = {part: saved[part] for part in self.results}
-                dict(saved["config"])
-        except OSError as error:
-            raise UserError(f"--out {folder} cannot be used: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                self.results = {part: type(empty)(saved[part])
+                                for part, empty in self.results.items()}
+                check_rows(saved["rows"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path} is not a readable file of results: delete it or choose "
-                            "another --out") from error
+                            f"another --out ({error})") from error
         refuse_difference(self.path, self.results["config"], json.loads(config))
+
+    def tie_to_base(self, task: Task, number: int, base: GPT) -> None:
+        """Note the checksum of a base's weights. Raises UserError if rows are those of another."""
+        name = f"{task.name}-base{number}.pt"
+        weights = b"".join(each.cpu().numpy().tobytes() for each in base.state_dict().values())
+        checksum = zlib.crc32(weights)
+        if self.results["bases"].setdefault(name, checksum) != checksum:
+            raise UserError(f"the rows in {self.path} were made with another {name}: put that one "
+                            "back, or choose a new --out")
 
     def latents_path(self, task: Task, method: Method, number: int, seed: int) -> Path:
         name = f"{task.name}-base{number}-{method.placement}-seed{seed}.pt"
@@ -360,7 +455,8 @@ class Run:
         stage = "{task}, base {base}, {method}, seed {seed}".format(**rows[0])
         self.results["rows"] += rows
         self.results["seconds"][stage] = round(time.perf_counter() - started, 1)
-        write(self.path, lambda file: file.write_text(json.dumps(self.results, indent=1)))
+        text = json.dumps(self.results, indent=1, allow_nan=False)
+        write(self.path, lambda file: file.write_text(text))
         print(f"{stage}: {self.results['seconds'][stage]:.0f} s")
 
     def print_table(self, task: Task) -> None:
@@ -373,6 +469,8 @@ class Run:
                             and row["length"] in lengths] or [nan]) for lengths in splits.values()]
             print(f"{method:38}", *(f"{mean:8.2f}" for mean in means))
 
+
+# --------------------------------------------------------------------------------- the command line
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="train.py", usage=argparse.SUPPRESS, description=__doc__,
@@ -416,16 +514,32 @@ def run(args: argparse.Namespace) -> None:
         tuning = replace(tuning, **FAST_TUNE)
     methods = plan(args)
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
-    record = Run(folder, tuning)
-    for task in methods:
-        for number in args.bases:
-            base = pretrain(task, pretraining_of(task, number, args.fast),
-                            folder / f"{task.name}-base{number}.pt", args.device)
-            for seed, method in product(range(args.seeds), methods[task]):
-                if not record.has(task, str(method), number, seed):
-                    record.tune_and_test(base, task, method, number, seed)
-        record.print_table(task)
+    failures = []
+    with only_writer(folder):
+        record = Run(folder, tuning)
+        for task in methods:
+            for number in args.bases:
+                base = pretrain(task, pretraining_of(task, number, args.fast),
+                                folder / f"{task.name}-base{number}.pt", args.device)
+                record.tie_to_base(task, number, base)
+                failures += compare(record, base, task, methods[task], number, args.seeds)
+            record.print_table(task)
     print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+def compare(record: Run, base: GPT, task: Task, methods: list[Method], number: int,
+            seeds: int) -> list[str]:
+    """Tune and test all that has no rows yet. Returns what went wrong, a line for each tuning."""
+    failures = []
+    for seed, method in product(range(seeds), methods):
+        if not record.has(task, str(method), number, seed):
+            try:
+                record.tune_and_test(base, task, method, number, seed)
+            except Diverged as failure:
+                failures.append(str(failure))
+    return failures
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,6 +15,8 @@ others are made of its tuned latents:
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 import json
@@ -27,7 +29,8 @@ import torch.nn.functional as F
 from latent_tokens import LatentTokens, UserError
 from model import GPT, GPTConfig
 from tasks import TASKS, Task, random_source
-from train import METHODS, REFERENCES, Method, Run, TuneConfig, test, tune_best
+from train import (METHODS, REFERENCES, Method, Run, TuneConfig, only_writer, test, tune_best,
+                   write)
 
 TUNED = {  # tuned anew; the numbers are those of the latents that the proposed method inserts
     "generation": ["Comma_4-own", "Start_24", "End_24", "Start_100", "End_100"],
@@ -82,6 +85,17 @@ def load_frozen(path: Path) -> GPT:
     return model.requires_grad_(False).eval()
 
 
+@contextmanager
+def opened(folder: Path, task: Task, number: int) -> Iterator[tuple[Run, GPT]]:
+    """A run to add rows to, and one of its bases. Raises UserError if there is no such run."""
+    open_run(folder)  # before anything is made there
+    with only_writer(folder):
+        run = open_run(folder)
+        base = load_frozen(folder / f"{task.name}-base{number}.pt")
+        run.tie_to_base(task, number, base)
+        yield run, base
+
+
 def other_rules(task: Task, count: int, seed: int) -> list[Task]:
     """The task with other target rules of its family."""
     rng, tasks = random_source("other rules", seed), {}
@@ -107,12 +121,24 @@ def add_full(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:
     run.add([{"base": number} | row for row in rows], started)
 
 
+def tuned_latents(run: Run, base: GPT, task: Task, method: Method, number: int,
+                  seed: int) -> LatentTokens:
+    """The latents that a run has tuned. A file that is lost is made anew: the same vectors."""
+    path = run.latents_path(task, method, number, seed)
+    try:
+        return LatentTokens.load(path, base.config.n_embd)
+    except UserError as error:
+        print(f"{error}: tuning them anew")
+    _, latents, _ = tune_best(base, task, method, seed, run.tuning)
+    write(path, latents.save)
+    return latents
+
+
 def add_altered(run: Run, base: GPT, task: Task, name: str, number: int, seed: int) -> None:
     """Test what ``alter`` makes of tuned latents."""
     started, (notation, _, control) = time.perf_counter(), name.partition(":")
     method = Method.parse(notation)
-    latents = LatentTokens.load(run.latents_path(task, method, number, seed), base.config.n_embd)
-    latents = alter(latents, control, seed)
+    latents = alter(tuned_latents(run, base, task, method, number, seed), control, seed)
     rows = test(base, latents, task, replace(method, control=control), seed, run.tuning)
     run.add([{"base": number} | row for row in rows], started)
 
@@ -138,9 +164,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--base", type=int, default=0, metavar="N")
     args = parser.parse_args(arguments)
     try:
-        run, task = open_run(args.folder), TASKS[args.task]
-        base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
-        add_controls(run, base, task, args.base, seed=0)
+        task = TASKS[args.task]
+        with opened(args.folder, task, args.base) as (run, base):
+            add_controls(run, base, task, args.base, seed=0)
     except UserError as error:
         parser.error(str(error))
     except KeyboardInterrupt:

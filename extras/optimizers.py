@@ -3,18 +3,19 @@
     python -m extras.optimizers runs/default --task generation --base 0 --methods Start_4 Comma_4
 
 The rows join those of the run in its ``results.json``, under names such as ``Comma_4:AdamW-0.3``.
-Weight decay is 0.05 throughout. Two groups of one placement are rows of one matrix, which Muon pushes
-apart; so function specialization is worth a look with both:
+Weight decay is 0.05 throughout. Two groups of one placement are rows of one matrix, which Muon
+pushes apart; so function specialization is worth a look with both:
 
     --task repetition --methods Start,Comma_1 Start_1+Comma_1
 """
 
 import argparse
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 import time
 
-from extras.controls import load_frozen, open_run
+from extras.controls import opened
 from latent_tokens import UserError
 from model import GPT
 from tasks import TASKS, Task
@@ -49,10 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", metavar="M", help="default: those of the task")
     args = parser.parse_args(arguments)
     try:
-        run, task = open_run(args.folder), TASKS[args.task]
-        base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
-        for method in map(Method.parse, args.methods or METHODS[task.name]):
-            for optimizer, rates in RATES.items():
+        task = TASKS[args.task]
+        methods = [Method.parse(name) for name in args.methods or METHODS[task.name]]
+        with opened(args.folder, task, args.base) as (run, base):
+            for method, (optimizer, rates) in product(methods, RATES.items()):
                 for lr in rates:
                     add_optimizer(run, base, task, method, args.base, args.seed, optimizer, lr)
     except UserError as error:

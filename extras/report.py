@@ -25,6 +25,7 @@ import json
 from math import inf
 from pathlib import Path
 from statistics import fmean, stdev
+import sys
 
 # Student's t for 95 % and 2, 3, ... 10 observations; the last one is wide enough for more.
 T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -189,6 +190,15 @@ def claim_table(task: str, rows: list[dict]) -> str:
                       "", "```", *(each.dots() for each in found), scale.rstrip(), "```"])
 
 
+def printable(text: str) -> str:
+    """With +/- where the terminal has no sign for the sd."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+        return text
+    except UnicodeEncodeError:
+        return text.replace("±", "+/-")
+
+
 def read_rows(path: Path) -> list[dict]:
     """Raises ValueError and the like on anything but a file of results."""
     rows = json.loads((path / "results.json" if path.is_dir() else path).read_text())["rows"]
@@ -210,7 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
             parser.exit(2, f"extras.report: {path} is not a readable file of results: {error!r}\n")
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
-        print(f"{table(task, mine)}\n\n{claim_table(task, mine)}".rstrip() + "\n")
+        print(printable(f"{table(task, mine)}\n\n{claim_table(task, mine)}".rstrip() + "\n"))
 
 
 if __name__ == "__main__":
