@@ -177,6 +177,17 @@ class GPT(nn.Module):
             nn.init.zeros_(block.mlp_out.weight)
         nn.init.zeros_(self.head.weight)  # and the model starts by predicting uniformly
 
+    @classmethod
+    def load(cls, path) -> "GPT":
+        """The frozen base in a file of train.py. Raises ValueError if it cannot be read."""
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            model = cls(GPTConfig(**saved["settings"]["model"]))
+            model.load_state_dict(saved["model"])
+        except Exception as error:  # torch.load raises half a dozen types on a damaged file
+            raise ValueError(f"{path} is not a readable base") from error
+        return model.requires_grad_(False).eval()
+
     @property
     def device(self) -> torch.device:
         return self.head.weight.device

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from latent_tokens import LatentTokens, UserError
-from model import GPT, GPTConfig
+from model import GPT
 from tasks import TASKS, Task, random_source
 from train import (METHODS, REFERENCES, Method, Run, TuneConfig, only_writer, test, tune_best,
                    write)
@@ -77,12 +77,9 @@ def open_run(folder: Path) -> Run:
 def load_frozen(path: Path) -> GPT:
     """The base in a file of train.py. Raises UserError if it cannot be read."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        model = GPT(GPTConfig(**saved["settings"]["model"]))
-        model.load_state_dict(saved["model"])
-    except Exception as error:  # torch.load raises half a dozen types on a damaged file
-        raise UserError(f"{path} is not a readable base") from error
-    return model.requires_grad_(False).eval()
+        return GPT.load(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 @contextmanager

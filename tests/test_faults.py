@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from extras import controls
-from latent_tokens import LatentTokens
+from latent_tokens import LatentTokens, generate
+from model import GPT
+from tasks import encode
 import train
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -229,3 +231,14 @@ def test_a_mistyped_folder_is_not_made(tmp_path, capsys):
     """Bug caught: an empty run where somebody mistyped a name."""
     line = refusal(capsys, lambda: controls.main([str(tmp_path / "typo")]))
     assert "does not hold a run" in line and not (tmp_path / "typo").exists()
+
+
+def test_a_base_and_latents_load_in_a_users_script(tmp_path):
+    """Bug caught: files that only train.py can read."""
+    run(tmp_path)
+    base = GPT.load(tmp_path / "generation-base0.pt")
+    latents = LatentTokens.load(tmp_path / "latents" / "generation-base0-Start_2-seed0.pt",
+                                base.config.n_embd)
+    assert len(generate(base, latents, [encode("44@47=83,")], 5)[0]) == 5
+    with pytest.raises(ValueError, match="is not a readable base"):
+        GPT.load(tmp_path / "results.json")
