@@ -2,6 +2,7 @@
 
     python -m extras.report runs/default
     python -m extras.report docs/results/confirm-*.json      several files as one
+    python -m extras.report runs/default --svg docs          pictures in their place (curves.py)
 
 A cell is the mean over the lengths of its split, then over the tuning seeds of a base, then over
 bases, with the sd between bases (between seeds, where there is one base). A base is named by the
@@ -190,13 +191,18 @@ def claim_table(task: str, rows: list[dict]) -> str:
                       "", "```", *(each.dots() for each in found), scale.rstrip(), "```"])
 
 
-def printable(text: str) -> str:
-    """With +/- where the terminal has no sign for the sd."""
+def encodes(text: str) -> bool:
+    """Whether the terminal has all of its characters."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
-        return text
+        return True
     except UnicodeEncodeError:
-        return text.replace("±", "+/-")
+        return False
+
+
+def printable(text: str) -> str:
+    """With +/- where the terminal has no sign for the sd."""
+    return text if encodes(text) else text.replace("±", "+/-")
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -208,19 +214,30 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    from extras import curves  # here, since it imports this module
     parser = argparse.ArgumentParser(prog="extras.report", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")],
                         help="folders of runs, or their results.json; default: runs/default")
-    rows = []
-    for path in parser.parse_args(arguments).results:
+    parser.add_argument("--svg", type=Path, metavar="FOLDER",
+                        help="write pictures into this folder, and no tables")
+    args, rows = parser.parse_args(arguments), []
+    for path in args.results:
         try:
             rows += read_rows(path)
         except (OSError, ValueError, LookupError, TypeError) as error:
             parser.exit(2, f"extras.report: {path} is not a readable file of results: {error!r}\n")
+    if args.svg:
+        try:
+            print(*(f"wrote {path}" for path in curves.write_pictures(rows, args.svg)), sep="\n")
+        except OSError as error:
+            parser.exit(2, f"extras.report: cannot write pictures: {error}\n")
+        return
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
-        print(printable(f"{table(task, mine)}\n\n{claim_table(task, mine)}".rstrip() + "\n"))
+        parts = [table(task, mine), curves.terminal(task, mine, not encodes(curves.BLOCKS)),
+                 claim_table(task, mine)]
+        print(printable("\n\n".join(parts).rstrip() + "\n"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,283 @@
+"""Pictures of a run, from ``results.json`` alone: SVG files, and small curves for a terminal.
+
+    python -m extras.report runs/default                   tables and curves in the terminal
+    python -m extras.report runs/default --svg docs        pictures in docs/:
+
+    {task}.svg       the metric of the claim against length, a line for each method
+    differences.svg  each pair of a claim's differences as a dot, and the interval of the mean
+    dial.svg         far OOD accuracy against how often the text of pre-training restates its rule
+
+An SVG is text: ``<polyline points="40,20 60,80"/>`` is a line, and y grows downwards. So a picture
+is a list of strings, and a scale from data to pixels is all the geometry there is. The white ground
+keeps it readable on a dark page; widths and dashes tell the lines apart in grey print.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from html import escape
+from itertools import cycle, pairwise
+from math import floor, inf
+from pathlib import Path
+import re
+from statistics import fmean
+
+from extras.report import (Difference, by_base, claim_of, differences, interval, observations, span,
+                           splits_of)
+
+LEFT, TOP, WIDTH, HEIGHT = 52, 64, 480, 280  # the plot area, in pixels
+GAP = 17  # from one label to the next
+ROW = 36  # height of a row of dots
+BLOCKS, DIGITS = "▁▂▃▄▅▆▇█", "0123456789"
+DIAL_METHODS = ("reminders", "Comma_4", "instruction", "Start_4")
+
+Values = dict[str, dict[float, list[float]]]  # method -> x -> the value of each base
+Scale = Callable[[float], float]  # data to pixels
+
+
+@dataclass(frozen=True)
+class Style:
+    colour: str
+    width: float
+    dashes: str
+
+
+REFERENCES = {"base": Style("#777777", 1.5, "1 4"), "instruction": Style("#333333", 1.5, "9 4"),
+              "reminders": Style("#111111", 1.5, "none")}
+PROPOSED = (Style("#0072b2", 5, "none"), Style("#56b4e9", 3.5, "9 5"), Style("#009e73", 3, "4 3"))
+OTHERS = (Style("#d55e00", 2.2, "7 3"), Style("#a03c8c", 2.2, "2 3"),
+          Style("#8a6d00", 2.2, "9 3 2 3"), Style("#00785a", 2.2, "2 3 2 6"),
+          Style("#b03030", 2.2, "14 3"))
+
+
+def styles(task: str, methods: Iterable[str]) -> dict[str, Style]:
+    """Proposed methods are bold, references thin; in the order of drawing, thin ones on top."""
+    proposed, others = cycle(PROPOSED), cycle(OTHERS)
+    chosen = {method: REFERENCES.get(method)
+              or next(proposed if method in claim_of(task).proposed else others)
+              for method in methods}
+    return dict(sorted(chosen.items(), key=lambda item: -item[1].width))
+
+
+# ------------------------------------------------------------------------------------------- SVG
+
+def element(name: str, content: str = "", **attributes: float | str) -> str:
+    """``<name key="value">content</name>``, where ``stroke_width`` becomes stroke-width."""
+    pairs = (f' {key.replace("_", "-")}="{value if isinstance(value, str) else round(value, 2)}"'
+             for key, value in attributes.items())
+    return f"<{name}{''.join(pairs)}>{content}</{name}>"
+
+
+def text(x: float, y: float, content: str, **attributes: float | str) -> str:
+    return element("text", escape(content), x=x, y=y, **attributes)
+
+
+def segment(x1: float, y1: float, x2: float, y2: float, stroke: str, **attributes) -> str:
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=stroke, **attributes)
+
+
+def points(pairs: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
+
+
+def picture(width: float, height: float, title: str, parts: list[str]) -> str:
+    lines = [element("title", escape(title)),
+             element("rect", width=width, height=height, rx=8, fill="#ffffff"),
+             text(16, 26, title, font_size=15, font_weight="bold"), *parts]
+    return element("svg", "\n".join(["", *lines, ""]), xmlns="http://www.w3.org/2000/svg",
+                   width=width, height=height, viewBox=f"0 0 {width} {height}",
+                   font_family="sans-serif", font_size=13, fill="#222222") + "\n"
+
+
+def scale(low: float, high: float, start: float, stop: float) -> Scale:
+    """From low ... high in the data to start ... stop in pixels."""
+    return lambda value: start + (stop - start) * (value - low) / (high - low)
+
+
+def axes(x: Scale, y: Scale, ticks: Iterable[float], name: str) -> list[str]:
+    """A grid of fifths, the ticks of x, and the name of x."""
+    parts = []
+    for fifth in range(6):
+        height = y(fifth / 5)
+        parts += [segment(LEFT, height, LEFT + WIDTH, height, "#dddddd"),
+                  text(LEFT - 8, height + 4, f"{fifth / 5:.1f}", text_anchor="end")]
+    bottom = y(0)
+    for tick in ticks:
+        parts += [segment(x(tick), bottom, x(tick), bottom + 5, "#222222"),
+                  text(x(tick), bottom + 19, f"{tick:g}", text_anchor="middle")]
+    return [*parts, text(LEFT + WIDTH / 2, bottom + 39, name, text_anchor="middle")]
+
+
+def spread(wanted: list[float], bottom: float) -> list[float]:
+    """The same places, moved so that they are GAP apart or more, and none is below ``bottom``."""
+    places, order = list(wanted), sorted(range(len(wanted)), key=wanted.__getitem__)
+    for above, below in pairwise(order):
+        places[below] = max(places[below], places[above] + GAP)
+    for index in reversed(order):
+        places[index] = min(places[index], bottom)
+        bottom = places[index] - GAP
+    return places
+
+
+def lines(x: Scale, y: Scale, values: Values, looks: dict[str, Style]) -> list[str]:
+    """The mean of each method as a line, its name to the right of the line's end."""
+    parts, margin = [], LEFT + WIDTH + 24
+    ends = [y(fmean(values[method][max(values[method])])) for method in looks]
+    for (method, look), end, place in zip(looks.items(), ends, spread(ends, y(0))):
+        means = [(x(at), y(fmean(values[method][at]))) for at in sorted(values[method])]
+        parts += [element("polyline", points=points(means), fill="none", stroke=look.colour,
+                          stroke_width=look.width, stroke_dasharray=look.dashes),
+                  element("circle", cx=means[-1][0], cy=end, r=1.5 + look.width / 2,
+                          fill=look.colour),
+                  segment(means[-1][0], end, margin - 4, place, look.colour, stroke_width=0.8),
+                  text(margin, place + 4, method, fill=look.colour,
+                       font_weight="bold" if look in PROPOSED else "normal")]
+    return parts
+
+
+def size(values: Values) -> tuple[float, float]:
+    """Width of a picture with these labels, and height of its plot area."""
+    return LEFT + WIDTH + 40 + 9 * max(map(len, values)), max(HEIGHT, GAP * len(values))
+
+
+# -------------------------------------------------------------------------------------- pictures
+
+def by_length(task: str, rows: list[dict]) -> Values:
+    """The metric of the claim: for each method and length, the values of all bases."""
+    metric = claim_of(task).metrics[0]
+    return {method: {length: by_base(observations(rows, method, metric, [length]))
+                     for length in {row["length"] for row in rows if row["method"] == method}}
+            for method in dict.fromkeys(row["method"] for row in rows)}
+
+
+def curves(task: str, rows: list[dict]) -> str:
+    """The metric against length. A band goes from the lowest to the highest base."""
+    values, splits = by_length(task, rows), splits_of(task, rows)
+    looks, (width, height) = styles(task, values), size(values)
+    lengths = sorted({row["length"] for row in rows})
+    first, last = lengths[0], lengths[-1]
+    x = scale(first - 0.5, last + 0.5, LEFT, LEFT + WIDTH)
+    y = scale(0, 1, TOP + height, TOP)
+    parts = []
+    for name, tested in splits.items():
+        start = x(tested[0] - 0.5)
+        parts += [segment(start, TOP - 20, start, TOP, "#999999"),
+                  text(start + 5, TOP - 8, f"{name} {span(tested)}", font_size=12)]
+    if "ID" in splits:
+        start, stop = x(splits["ID"][0] - 0.5), x(splits["ID"][-1] + 0.5)
+        parts.append(element("rect", x=start, y=TOP, width=stop - start, height=height,
+                             fill="#eeeeee"))
+    step = next(step for step in (1, 2, 5, 10, 50, last) if (last - first) / step <= 12)
+    ticks = [length for length in range(first, last + 1) if length % step == 0]
+    bases = "bases" if len({row["base"] for row in rows}) > 1 else "seeds"
+    parts += axes(x, y, ticks, f"length (line: mean over {bases}; band: lowest to highest)")
+    for method, look in looks.items():
+        line = sorted(values[method].items())
+        edge = [(x(at), y(max(bases))) for at, bases in line]
+        edge += [(x(at), y(min(bases))) for at, bases in reversed(line)]
+        parts.append(element("polygon", points=points(edge), fill=look.colour, opacity=0.12))
+    title = f"{task}: {claim_of(task).metrics[0]} at each length"
+    return picture(width, TOP + height + 52, title, parts + lines(x, y, values, looks))
+
+
+def dial(rows: list[dict]) -> str:
+    """Far OOD accuracy against P of generation-P, a dot for each base; "" for fewer than two P."""
+    names = {row["task"] for row in rows if re.fullmatch(r"generation(-[\d.]+)?", row["task"])}
+    probabilities = {name: float(name.partition("-")[2] or 0.3) for name in names}
+    far = splits_of("generation", [row for row in rows if row["task"] in names]).get("far OOD", [])
+    values = {}
+    for name in sorted(names, key=probabilities.__getitem__):
+        mine = [row for row in rows if row["task"] == name]
+        for method in DIAL_METHODS:
+            if bases := by_base(observations(mine, method, "accuracy", far)):
+                values.setdefault(method, {})[probabilities[name]] = bases
+    ticks = sorted({at for line in values.values() for at in line})
+    if len(ticks) < 2:
+        return ""
+    looks, (width, height) = styles("generation", values), size(values)
+    x = scale(ticks[0] - 0.02, ticks[-1] + 0.02, LEFT, LEFT + WIDTH)
+    y = scale(0, 1, TOP + height, TOP)
+    parts = axes(x, y, ticks, "probability that the text of pre-training restates its rule")
+    parts += [element("circle", cx=x(at), cy=y(base), r=3.5, opacity=0.5, fill=looks[method].colour)
+              for method in looks for at, bases in values[method].items() for base in bases]
+    title = f"Generation: accuracy far OOD, equations {span(far)}"
+    return picture(width, TOP + height + 52, title, parts + lines(x, y, values, looks))
+
+
+def dot_row(x: Scale, y: float, each: Difference) -> list[str]:
+    """The interval as a bar, the mean as a stroke, and the pairs, those of a base at one height."""
+    (low, high), mean = interval(each.values), fmean(each.values)
+    bases = sorted({base for base, _ in each.pairs})
+    level = scale(-1, len(bases), y - ROW / 2, y + ROW / 2)
+    dots = [element("circle", cx=x(value), cy=level(bases.index(base)), r=3, fill="#d55e00",
+                    stroke="#ffffff", stroke_width=0.6)
+            for (base, _), value in each.pairs.items()]
+    return [text(28, y + 4, f"{each.ours} - {each.theirs}"),
+            element("rect", x=x(low), y=y - 10, width=x(high) - x(low), height=20, rx=3,
+                    fill="#0072b2", opacity=0.28),
+            segment(x(mean), y - 13, x(mean), y + 13, "#0072b2", stroke_width=3), *dots,
+            text(x(1) + 16, y + 4, f"{mean:+.2f}"),
+            text(x(1) + 62, y + 4, each.verdict,
+                 font_weight="bold" if each.verdict == "reproduced" else "normal")]
+
+
+def dot_plot(rows: list[dict]) -> str:
+    """The differences of all claims, task by task; "" where there are none."""
+    blocks = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        mine, claim = [row for row in rows if row["task"] == task], claim_of(task)
+        if compared := differences(task, mine):
+            lengths = span(splits_of(task, mine)[claim.split])
+            blocks.append((f"{task}: {claim.metrics[0]} {claim.split} {lengths}", compared))
+    if not blocks:
+        return ""
+    every = [each for _, compared in blocks for each in compared]
+    lowest = min(min([interval(each.values)[0], *each.pairs.values()]) for each in every)
+    fifths = range(min(-1, floor(5 * lowest)), 6)
+    left = 52 + 8 * max(len(f"{each.ours} - {each.theirs}") for each in every)
+    x, y, parts = scale(fifths[0] / 5, 1, left, left + WIDTH), 44, []
+    for heading, compared in blocks:
+        top, bottom = y + ROW, y + ROW * (len(compared) + 1)
+        parts.append(text(16, y + 26, heading, font_weight="bold"))
+        parts += [segment(x(fifth / 5), top, x(fifth / 5), bottom,
+                          "#dddddd" if fifth else "#222222") for fifth in fifths]
+        for row, each in enumerate(compared):
+            parts += dot_row(x, top + ROW * (row + 0.5), each)
+        y = bottom
+    parts += [text(x(fifth / 5), y + 18, f"{fifth / 5:.1f}", text_anchor="middle")
+              for fifth in fifths]
+    parts.append(text(left + WIDTH / 2, y + 40, "dot: a base and seed; stroke: mean; bar: 95 % "
+                      "interval of the mean", text_anchor="middle"))
+    return picture(left + WIDTH + 180, y + 54, "Paired differences", parts)
+
+
+# -------------------------------------------------------------------------------------- terminal
+
+def terminal(task: str, rows: list[dict], ascii_only: bool) -> str:
+    """A character for each length, from 0 at the foot to 1; ``|`` is where OOD begins."""
+    marks = DIGITS if ascii_only else BLOCKS
+    values, splits = by_length(task, rows), splits_of(task, rows)
+    lengths = sorted({row["length"] for row in rows})
+
+    def mark(bases: list[float]) -> str:
+        return marks[min(len(marks) - 1, int(fmean(bases) * len(marks)))] if bases else " "
+
+    ends = " | ".join(span(splits[name]) for name in ("ID", "OOD") if name in splits)
+    unit = "tenths" if ascii_only else "eighths"
+    shown = [f"{claim_of(task).metrics[0]} at length {ends}, in {unit}"]
+    for method, line in values.items():
+        curve = ("|" * (length == splits.get("OOD", [inf])[0]) + mark(line.get(length, []))
+                 for length in lengths)
+        shown.append(f"{method:{max(map(len, values)) + 2}}{''.join(curve)}")
+    return "\n".join(["```", *(each.rstrip() for each in shown), "```"])
+
+
+def write_pictures(rows: list[dict], folder: Path) -> list[Path]:
+    """All pictures for which there are rows."""
+    pictures = {task: curves(task, [row for row in rows if row["task"] == task])
+                for task in dict.fromkeys(row["task"] for row in rows)}
+    pictures |= {"differences": dot_plot(rows), "dial": dial(rows)}
+    paths = {folder / f"{name}.svg": svg for name, svg in pictures.items() if svg}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, svg in paths.items():
+        path.write_text(svg, encoding="utf-8")
+    return list(paths)
