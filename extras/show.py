@@ -1,0 +1,135 @@
+"""One prompt, decoded with tuned latents and drawn like the picture at the top of latent_tokens.py.
+
+    python -m extras.show runs/default --method Comma_4 --prompt "44@47=83,"
+
+Every slot with its input, its position id, and the token that is read off it. <S>, <E> and <C> are
+latents of Start, End and Comma, <8> is that of 8_1. Where m > 1 they have numbers, from 1 as in the
+paper: <C1> <C2>, and <8.1> <8.2>. A group in several places is named after the first.
+
+Without --prompt: the first query of the test. What is wider than the terminal goes on below.
+"""
+
+import argparse
+from pathlib import Path
+import shutil
+
+from extras.controls import load_frozen, open_run
+from latent_tokens import LatentTokens, Placement, UserError, generate, make_batch
+from tasks import ALPHABET, END, TASKS, TOKEN_ID, Task, decode, draw_examples, encode
+from train import Method, Run
+
+MARGIN = 13  # columns of text left of the first slot
+GAP = 6  # and between query and response
+
+
+# ------------------------------------------------------------------------------------- the picture
+
+def latent_names(placement: Placement) -> list[str]:
+    """The M names, in the order of the vectors."""
+    places = [group.places[0] for group in placement.groups]
+    short = [place if place.isdigit() else place[0] for place in places]
+    if len(set(short)) < len(short):  # a separator of your own, such as Equals beside End
+        short = places
+    names = []
+    for name, group in zip(short, placement.groups):
+        dot = "." if name.isdigit() else ""
+        numbers = [f"{dot}{i + 1}" for i in range(group.m)] if group.m > 1 else [""]
+        names += [f"<{name}{number}>" for number in numbers]
+    return names
+
+
+def diagram(placement: Placement, query: str, response: str, width: int) -> str:
+    """Query and response with their latents, in blocks of at most ``width`` columns of text.
+
+    With ``Start_1+Comma_1``, ``1,2`` and ``3,4`` it is the picture at the top of latent_tokens.py.
+    """
+    batch = make_batch(placement, [encode(query)], [encode(response)])
+    sources, position_ids = batch.sources[0].tolist(), batch.position_ids[0].tolist()
+    read_slots = batch.read_slots[0].tolist()
+    inputs, slots = [*latent_names(placement), *query, *response], range(len(sources))
+    read_for = dict(zip(read_slots, response))
+    rows = {"slot": [str(slot) for slot in slots],
+            "input": [inputs[source] for source in sources],
+            "position_id": [str(position_id) for position_id in position_ids],
+            "read for": [read_for.get(slot, "") for slot in slots]}
+    query_slots = read_slots[0] + 1  # the first response token is read off the last of them
+    longest = max(len(text) for row in rows.values() for text in row)
+    cell = max(5, longest + 1) | 1  # an odd number, so that a cell has a middle
+    count = max(1, (width - MARGIN - GAP - 5) // cell)  # 5: "response" over a single cell
+    return "\n\n".join(
+        block({name: row[start:start + count] for name, row in rows.items()},
+              max(0, query_slots - start), cell) for start in range(0, len(slots), count))
+
+
+def block(rows: dict[str, list[str]], query_slots: int, cell: int) -> str:
+    """Rows of one length, in cells. The response begins after this many slots, if at all."""
+    lines = {name: "".join(f"{text:^{cell}}" for text in row) for name, row in rows.items()}
+    before, middle = query_slots * cell, " " * (cell // 2)
+    heading = middle + "query" if query_slots else ""
+    if query_slots < len(rows["slot"]):
+        gap = " " * GAP if query_slots else ""
+        lines = {name: line[:before] + gap + line[before:] for name, line in lines.items()}
+        heading = heading.ljust(before + len(gap)) + middle + "response"
+    lines = {"": heading} | lines
+    return "\n".join((name.ljust(MARGIN) + line).rstrip() for name, line in lines.items())
+
+
+# ------------------------------------------------------------------------------------- the command
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError on a prompt or a number of tokens that cannot be decoded."""
+    if args.tokens < 1:
+        raise UserError("--tokens must be positive")
+    if args.prompt == "":
+        raise UserError("--prompt is empty: it needs at least one character")
+    for character in args.prompt or "":
+        if character not in TOKEN_ID:
+            raise UserError(f"--prompt has the character {character!r}, which is not in the "
+                            f"alphabet {ALPHABET}")
+
+
+def load_latents(run: Run, task: Task, method: Method, args: argparse.Namespace,
+                 n_embd: int) -> LatentTokens:
+    """The latents that a run has tuned. Raises UserError if it has not, and says how to."""
+    path = run.latents_path(task, method, args.base, args.seed)
+    if not path.exists():
+        raise UserError(f"there is no {path}: tune these latents with python train.py --task "
+                        f"{task.name} --methods {method} --bases {args.base} "
+                        f"--seeds {args.seed + 1} --out {args.folder}")
+    return LatentTokens.load(path, n_embd)
+
+
+def show(args: argparse.Namespace) -> None:
+    """Load, decode, print."""
+    check(args)
+    task, method = TASKS[args.task], Method(Placement.parse(args.method))
+    run = open_run(args.folder)
+    base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
+    latents = load_latents(run, task, method, args, base.config.n_embd)
+    query = args.prompt
+    if query is None:
+        query = draw_examples(task, task.test_lengths[:1], "test", args.seed, 1)[0].query
+    response = decode(generate(base, latents, [encode(query)], args.tokens, TOKEN_ID[END])[0])
+    print(f"{method} on {query} writes {response}\n")
+    print(diagram(latents.placement, query, response, shutil.get_terminal_size((100, 24)).columns))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="extras.show", description=__doc__,
+                                     usage=argparse.SUPPRESS,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/default"))
+    parser.add_argument("--method", required=True, metavar="M", help="a placement, as Comma_4")
+    parser.add_argument("--prompt", metavar="TEXT", help="default: the first query of the test")
+    parser.add_argument("--task", default="generation", choices=TASKS)
+    parser.add_argument("--base", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of tuning and test")
+    parser.add_argument("--tokens", type=int, default=20, metavar="N", help="at most; default: 20")
+    try:
+        show(parser.parse_args(arguments))
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
