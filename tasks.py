@@ -147,7 +147,7 @@ class Generation(Task):
     target_rule, plain_rule = "+-9", "++0"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
-    restated = 0.3  # how often a document that states rules does so before an equation
+    restated = 0.5  # how often a document that states rules does so before an equation
     pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
 
     def example(self, rng: random.Random, length: int) -> Example:
@@ -247,11 +247,11 @@ class Repetition(Task):
         states_rules = rng.random() < 0.75
         query = self.query(rng, number + 1)
         rule, opening = self.restate(rng, 0.75 * states_rules, self.plain_rule, self.any_rule)
-        rule, header = self.restate(rng, 0.4 * states_rules, rule, self.any_rule)
+        rule, header = self.restate(rng, 0.5 * states_rules, rule, self.any_rule)
         text = opening + query + header + self.item(rule, query, number)
         while number > int(rule[1]):
             choose = self.other_stop if number > 1 else lambda rng, rule: rule
-            rule, header = self.restate(rng, 0.4 * states_rules, rule, choose)
+            rule, header = self.restate(rng, 0.5 * states_rules, rule, choose)
             if not header and number > 1 and rng.random() < 0.15:
                 rule = rule[0] + self.plain_rule[1]
             number -= 1

@@ -130,8 +130,8 @@ class Measured:
                    torch.cat([layout.places[layout.in_response] for layout in layouts]))
 
     def favourite_layer(self) -> int:
-        """The layer where latents get most, counted from 0."""
-        return int(self.shares[1:, :, :2].sum(dim=2).mean(dim=1).argmax())
+        """The layer where the nearest group gets most, counted from 0."""
+        return int(self.shares[1:, :, 0].mean(dim=1).argmax())
 
     def by_place(self, row: int, where: Tensor) -> str:
         """The nearest group's share at each place, over the tokens ``where`` (R,) selects."""
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=10, metavar="N")
     parser.add_argument("--examples", type=int, default=100, metavar="N")
     parser.add_argument("--layer", type=int, metavar="N",
-                        help="of the last table and the map; default: where latents get most")
+                        help="of the last table and the map; default: where the nearest group gets most")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw the map there")
     args = parser.parse_args(arguments)
     try:

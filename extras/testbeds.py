@@ -4,7 +4,7 @@
     python -m extras.testbeds --task retrieval --bases 100 101 --out runs/retrieval
 
 ``generation-P`` is Generation with rules restated before an equation with probability P in place of
-0.3: the dial. With 0 a document states its rule at the start alone. Where rules are often restated,
+0.5: the dial. With 0 a document states its rule at the start alone. Where rules are often restated,
 an early statement is worth little, so that it fades; where they are not, it must last.
 
 ``retrieval`` is Summation with one rule and lists of at most 12 in its text. So there is nothing to

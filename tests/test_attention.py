@@ -114,9 +114,9 @@ def test_a_mean_at_each_place():
 
 
 def test_the_favourite_layer_is_none_of_the_uniform_row():
-    """Latents get 0.9 uniformly, 0.2 in layer 0 and 0.3 (older ones) in layer 1. Bug caught: the
-    null taken for a layer, or older groups forgotten."""
-    four = torch.tensor([[[0.9, 0.0, 0.1, 0.0]], [[0.2, 0.0, 0.8, 0.0]], [[0.1, 0.2, 0.0, 0.7]]])
+    """The nearest group gets 0.9 uniformly, 0.1 in layer 0 and 0.2 in layer 1. Bug caught: the null
+    taken for a layer, or older groups counted."""
+    four = torch.tensor([[[0.9, 0.0, 0.1, 0.0]], [[0.1, 0.8, 0.1, 0.0]], [[0.2, 0.1, 0.0, 0.7]]])
     assert Measured(four, torch.tensor([1]), torch.tensor([1])).favourite_layer() == 1
 
 
