@@ -182,7 +182,7 @@ def curves(task: str, rows: list[dict]) -> str:
 def dial(rows: list[dict]) -> str:
     """Far OOD accuracy against P of generation-P, a dot for each base; "" for fewer than two P."""
     names = {row["task"] for row in rows if re.fullmatch(r"generation(-[\d.]+)?", row["task"])}
-    probabilities = {name: float(name.partition("-")[2] or 0.3) for name in names}
+    probabilities = {name: float(name.partition("-")[2] or 0.5) for name in names}
     far = splits_of("generation", [row for row in rows if row["task"] in names]).get("far OOD", [])
     values = {}
     for name in sorted(names, key=probabilities.__getitem__):
