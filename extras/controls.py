@@ -94,14 +94,14 @@ def opened(folder: Path, task: Task, number: int) -> Iterator[tuple[Run, GPT]]:
 
 
 def other_rules(task: Task, count: int, seed: int) -> list[Task]:
-    """The task with other target rules of its family."""
+    """The task with other target rules of its family: ``count``, or all if it has fewer."""
     rng, tasks = random_source("other rules", seed), {}
-    while len(tasks) < count:
+    for _ in range(100):
         other = copy(task)
         other.target_rule = task.any_rule(rng, task.target_rule)
         if other.target_rule != task.target_rule:
             tasks[other.target_rule] = other
-    return list(tasks.values())
+    return list(tasks.values())[:count]
 
 
 def add_full(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:

@@ -381,6 +381,15 @@ def test_controls_insert_as_many_latents_as_the_proposed_method(task):
         assert {f"Start_{inserted}", f"End_{inserted}"} <= set(controls.TUNED[task])
 
 
+def test_other_rules_of_a_family():
+    """Bug caught: a search without end in a family of three, or the target rule among them."""
+    found = {name: [other.target_rule for other in controls.other_rules(task, 3, 0)]
+             for name, task in TASKS.items()}
+    assert {name: len(set(rules)) for name, rules in found.items()} == {
+        "generation": 3, "repetition": 3, "summation": 2}
+    assert all(task.target_rule not in found[name] for name, task in TASKS.items())
+
+
 def test_control_rows_join_the_run(tmp_path, monkeypatch):
     """Bug caught: a control without rows, or tested on another task's examples."""
     run(tmp_path, "--methods", "Comma_4")
