@@ -440,18 +440,22 @@ class Run:
         """Add the rows of one method and seed; returns the model that was tested."""
         started = time.perf_counter()
         model, latents = base, LatentTokens(Placement(), base.config.n_embd).to(base.device)
+        record = None
         if method.full or method.placement.groups:
             model, latents, record = tune_best(base, task, method, seed, self.tuning)
-            self.results["tuning"].append(
-                {"task": task.name, "method": str(method), "base": number, "seed": seed} | record)
         if method.placement.groups:
             write(self.latents_path(task, method, number, seed), latents.save)
         rows = test(model, latents, task, method, seed, self.tuning)
-        self.add([{"base": number} | row for row in rows], started)
+        self.add(rows, number, started, record)
         return model
 
-    def add(self, rows: list[dict], started: float) -> None:
-        """Keep the rows of one method and seed: ``results.json`` is written at once."""
+    def add(self, rows: list[dict], number: int, started: float,
+            record: dict | None = None) -> None:
+        """Keep the rows of one method, base and seed, and the record of its tuning, at once."""
+        rows = [{"base": number} | row for row in rows]
+        if record is not None:
+            key = {part: rows[0][part] for part in ("task", "method", "base", "seed")}
+            self.results["tuning"].append(key | record)
         stage = "{task}, base {base}, {method}, seed {seed}".format(**rows[0])
         self.results["rows"] += rows
         self.results["seconds"][stage] = round(time.perf_counter() - started, 1)

@@ -35,7 +35,8 @@ from tasks import TASKS, Example, draw_examples, encode
 from train import Method, answers
 
 KINDS = ("nearest group", "older groups", "own item", "older items")
-SHADES, ASCII_SHADES, STEPS = " ░▒▓█", " .:*#", (0.02, 0.05, 0.1, 0.2)  # a shade from each step on
+SHADES, ASCII_SHADES = " ░▒▓█", " .:*#"
+STEPS = (0.02, 0.05, 0.1, 0.2)  # a shade from each step on
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=10, metavar="N")
     parser.add_argument("--examples", type=int, default=100, metavar="N")
     parser.add_argument("--layer", type=int, metavar="N",
-                        help="of the last table and the map; default: where the nearest group gets most")
+                        help="of the last table and the map; default: where the nearest group "
+                        "gets most")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw the map there")
     args = parser.parse_args(arguments)
     try:

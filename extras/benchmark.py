@@ -135,7 +135,8 @@ def cache(model: GPT) -> None:
         seconds[length] = one
         show(f"cached / uncached token after {length}", cached / one, "falls with length",
              f"{cached * 1e3:.1f} against {one * 1e3:.1f} ms")
-    show("growth of an uncached token, exponent", log(seconds[256] / seconds[64]) / log(4), "1 to 2")
+    exponent = log(seconds[256] / seconds[64]) / log(4)
+    show("growth of an uncached token, exponent", exponent, "1 to 2")
 
 
 def batching(model: GPT) -> None:

@@ -108,14 +108,12 @@ def add_full(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:
     """All weights tuned on the target rule: are other rules still followed when stated?"""
     started, instruction = time.perf_counter(), REFERENCES["instruction"]
     model, latents, record = tune_best(base, task, REFERENCES["full"], seed, run.tuning)
-    run.results["tuning"].append({"task": task.name, "method": "full", "base": number,
-                                  "seed": seed} | record)
     rows = test(model, latents, task, REFERENCES["full"], seed, run.tuning)
     for other in other_rules(task, 3, seed):
         for when, tested in (("before", base), ("after", model)):
             rows += [row | {"method": f"instruction {other.target_rule}, {when} full"}
                      for row in test(tested, latents, other, instruction, seed, run.tuning)]
-    run.add([{"base": number} | row for row in rows], started)
+    run.add(rows, number, started, record)
 
 
 def tuned_latents(run: Run, base: GPT, task: Task, method: Method, number: int,
@@ -137,7 +135,7 @@ def add_altered(run: Run, base: GPT, task: Task, name: str, number: int, seed: i
     method = Method.parse(notation)
     latents = alter(tuned_latents(run, base, task, method, number, seed), control, seed)
     rows = test(base, latents, task, replace(method, control=control), seed, run.tuning)
-    run.add([{"base": number} | row for row in rows], started)
+    run.add(rows, number, started)
 
 
 def add_controls(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:

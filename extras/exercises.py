@@ -14,7 +14,7 @@ import random
 
 from latent_tokens import AugmentedRow, Group, Placement, UserError, make_batch
 
-BLANK = '''"""Write the bodies; python -m extras.exercises my.py compares them with the real ones."""
+BLANK = '''"""Write the bodies; python -m extras.exercises my.py compares them with ours."""
 
 
 def position_ids(is_latent: list[bool]) -> list[int]:
@@ -66,7 +66,7 @@ def random_row(rng: random.Random, notation: str) -> tuple[AugmentedRow, list[in
 
 
 def drawn(row: AugmentedRow) -> str:
-    """A row as its slots: digits for verbal tokens, <j> for latent j, | where the response begins."""
+    """A row as its slots: digits for verbal tokens, <j> for latents, | before the response."""
     M, slots = row.placement.total, []
     for source in row.sources:
         if source == M + row.query_length:

@@ -33,10 +33,8 @@ def add_optimizer(run: Run, base: GPT, task: Task, method: Method, number: int, 
     started = time.perf_counter()
     tuning = replace(run.tuning, optimizer=optimizer, trials=((lr, 0.05),))
     model, latents, record = tune_best(base, task, method, seed, tuning)
-    run.results["tuning"].append({"task": task.name, "method": str(method), "base": number,
-                                  "seed": seed} | record)
     rows = test(model, latents, task, method, seed, run.tuning)
-    run.add([{"base": number} | row for row in rows], started)
+    run.add(rows, number, started, record)
 
 
 def main(arguments: list[str] | None = None) -> None:
