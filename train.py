@@ -113,7 +113,7 @@ REFERENCES = {"base": Method(), "instruction": Method(instruction=True),
               "reminders": Method(instruction=True, reminders=True), "full": Method(full=True)}
 METHODS = {  # all of a task train equally many numbers; a task of your own has the first row
     "generation": ["Start_4", "End_4", "Comma_4"],
-    "repetition": ["Start_2", "End_2", "Start_1+Comma_1"],
+    "repetition": ["Start_4", "End_4", "Start_2+Comma_2"],
     "summation": ["Start_2", "End_2", "Comma_2", "8_2"]}
 
 

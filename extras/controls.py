@@ -34,12 +34,12 @@ from train import (METHODS, REFERENCES, Method, Run, TuneConfig, only_writer, te
 
 TUNED = {  # tuned anew; the numbers are those of the latents that the proposed method inserts
     "generation": ["Comma_4-own", "Start_24", "End_24", "Start_100", "End_100"],
-    "repetition": ["Start_1+Comma_1-own", "Start_10", "End_10", "Start_22", "End_22"],
+    "repetition": ["Start_2+Comma_2-own", "Start_20", "End_20", "Start_44", "End_44"],
     "summation": ["Comma_2-own", "4_2-own", "Start_22", "End_22", "Start_50", "End_50"],
 }
 ALTERED = {  # made of latents that are tuned already
     "generation": ["Comma_4:random"],
-    "repetition": [f"Start_1+Comma_1:{control}" for control in ("random", "shuffled", "removed")],
+    "repetition": [f"Start_2+Comma_2:{control}" for control in ("random", "shuffled", "removed")],
     "summation": ["Comma_2:random"],
 }
 

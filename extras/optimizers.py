@@ -6,7 +6,7 @@ The rows join those of the run in its ``results.json``, under names such as ``Co
 Weight decay is 0.05 throughout. Two groups of one placement are rows of one matrix, which Muon
 pushes apart; so function specialization is worth a look with both:
 
-    --task repetition --methods Start,Comma_1 Start_1+Comma_1
+    --task repetition --methods Start,Comma_2 Start_2+Comma_2
 """
 
 import argparse

@@ -45,8 +45,8 @@ class Claim:
 
 CLAIMS = {
     "generation": Claim(("accuracy", "exact"), "far OOD", 16, ("Comma_4",), ("Start_4", "End_4")),
-    "repetition": Claim(("exact", "accuracy"), "OOD", 15, ("Start_1+Comma_1",),
-                        ("Start_2", "End_2", "Comma_2")),
+    "repetition": Claim(("exact", "accuracy"), "OOD", 15, ("Start_2+Comma_2",),
+                        ("Start_4", "End_4", "Comma_4")),
     "summation": Claim(("exact",), "OOD", 20, ("Comma_2", "4_2", "8_2"), ("Start_2", "End_2")),
 }
 
