@@ -20,6 +20,7 @@ the number of differences; so every pair is shown as a dot, too. The verdict on 
 
 import argparse
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 import json
@@ -191,6 +192,16 @@ def claim_table(task: str, rows: list[dict]) -> str:
                       "", "```", *(each.dots() for each in found), scale.rstrip(), "```"])
 
 
+def sections(rows: list[dict], ascii_only: bool = False) -> Iterator[str]:
+    """All there is to say of each task: its table, its curves, its differences."""
+    from extras import curves  # here, since it imports this module
+    for task in dict.fromkeys(row["task"] for row in rows):
+        mine = [row for row in rows if row["task"] == task]
+        parts = [table(task, mine), curves.terminal(task, mine, ascii_only),
+                 claim_table(task, mine)]
+        yield "\n\n".join(parts).rstrip() + "\n"
+
+
 def encodes(text: str) -> bool:
     """Whether the terminal has all of its characters."""
     try:
@@ -205,12 +216,12 @@ def printable(text: str) -> str:
     return text if encodes(text) else text.replace("±", "+/-")
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Raises ValueError and the like on anything but a file of results."""
-    rows = json.loads((path / "results.json" if path.is_dir() else path).read_text())["rows"]
-    if not rows or not all(isinstance(row["task"], str) for row in rows):
+def read(path: Path) -> dict:
+    """What a run kept. Raises ValueError and the like on anything but a file of results."""
+    results = json.loads((path / "results.json" if path.is_dir() else path).read_text())
+    if not results["rows"] or not all(isinstance(row["task"], str) for row in results["rows"]):
         raise ValueError("no rows")
-    return rows
+    return results
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -224,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     args, rows = parser.parse_args(arguments), []
     for path in args.results:
         try:
-            rows += read_rows(path)
+            rows += read(path)["rows"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             parser.exit(2, f"extras.report: {path} is not a readable file of results: {error!r}\n")
     if args.svg:
@@ -233,11 +244,8 @@ def main(arguments: list[str] | None = None) -> None:
         except OSError as error:
             parser.exit(2, f"extras.report: cannot write pictures: {error}\n")
         return
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine = [row for row in rows if row["task"] == task]
-        parts = [table(task, mine), curves.terminal(task, mine, not encodes(curves.BLOCKS)),
-                 claim_table(task, mine)]
-        print(printable("\n\n".join(parts).rstrip() + "\n"))
+    for section in sections(rows, not encodes(curves.BLOCKS)):
+        print(printable(section))
 
 
 if __name__ == "__main__":
