@@ -149,18 +149,10 @@ def test_a_map_in_text():
     weights = torch.zeros(9, 9)
     weights[5, 2], weights[5, 3], weights[5, 4], weights[7, 6] = 0.2, 0.1, 0.05, 0.02
     weights[8, 6] = 0.0199
-    assert attention.text_map(layout, weights, attention.shades("ascii")).splitlines() == [
+    assert attention.text_map(layout, weights, attention.ASCII_SHADES).splitlines() == [
         "latents  1   1", "verbal    ,23 ,4",
         "      3  #*:", "      ,      .", "      4",
         "weights: . from 0.02, : from 0.05, * from 0.1, # from 0.2"]
-
-
-@pytest.mark.parametrize("encoding, expected", [
-    ("utf-8", " ░▒▓█"), ("cp437", " ░▒▓█"), ("ascii", " .:*#"), ("latin-1", " .:*#"),
-    (None, " .:*#")])
-def test_shades_that_a_terminal_can_show(encoding, expected):
-    """Bug caught: UnicodeEncodeError at the end of a run, in a pipe or on an old console."""
-    assert attention.shades(encoding) == expected
 
 
 def test_a_map_as_a_picture(model):
