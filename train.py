@@ -546,14 +546,21 @@ def compare(record: Run, base: GPT, task: Task, methods: list[Method], number: i
     return failures
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser()
+@contextmanager
+def one_line_exits(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Let a command end with one line, and no traceback, after a UserError or Ctrl-C."""
     try:
-        run(parser.parse_args(arguments))
+        yield
     except UserError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, "\nstopped; the same command goes on from what is finished\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = make_parser()
+    with one_line_exits(parser):
+        run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
