@@ -6,10 +6,11 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from extras import controls, optimizers, testbeds
 from latent_tokens import LatentTokens, Placement
-from tasks import TASKS, Example, Score, Task
+from tasks import ALPHABET, TASKS, TOKEN_ID, Example, Score, Task
 import train
 from train import METHODS, REFERENCES, Method, PretrainConfig, TuneConfig
 
@@ -194,6 +195,34 @@ def test_full_tuning_changes_a_copy(tmp_path):
     model, _ = train.tune(base, TASKS["generation"], Method(full=True), 1e-3, 0.05, 0,
                           TuneConfig(steps=2, batch_size=4))
     assert equal(before, bits(base)) and not equal(before, bits(model))
+
+
+# ------------------------------------------------------------------------ what a base can do
+
+@pytest.mark.parametrize("character, count, expected", [
+    ("G", 100, 1.0), ("=", 25, 0.75), ("@", 100, 0.0)])
+def test_the_skill_of_a_base(character, count, expected, model, monkeypatch):
+    """A model that writes the true answers, but in ``count`` of 100 a ? for this character. Bug
+    caught: a base that is asked to write headers (G+-9:), or items counted for answers."""
+    def logits(model, latents, batch):
+        answers = batch.targets.clamp(min=0)  # (100, R), padded with anything
+        answers[:count][answers[:count] == TOKEN_ID[character]] = TOKEN_ID["?"]
+        return F.one_hot(answers, len(ALPHABET))
+
+    monkeypatch.setattr(train, "response_logits", logits)
+    assert train.skill(model, TASKS["generation"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("able, warned", [(0.94, True), (0.95, False)])
+def test_a_base_without_its_skill_is_named(able, warned, tmp_path, monkeypatch, capsys):
+    """First it is made, then read. Bug caught: a warning of weights that were trained on after it,
+    or one that the second command does not repeat."""
+    measured = []
+    monkeypatch.setattr(train, "skill", lambda model, task: measured.append(bits(model)) or able)
+    for _ in ("made", "read"):
+        base = tiny_base(tmp_path / "base.pt")
+        assert ("base.pt answers only 94% of generation" in capsys.readouterr().out) == warned
+        assert equal(measured.pop(), bits(base))
 
 
 # ------------------------------------------------------------------------ interruptions
