@@ -153,7 +153,6 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
     text = "".join(task.document(rng, n / 1000) for n in range(1000))
     settings = asdict(config) | {"text": zlib.crc32(text.encode())}
     done = load_base(path, settings, model, optimizers) if path.exists() else 0
-    able = skill(model, task)
     bar = trange(done, config.steps, initial=done, total=config.steps, desc="pre-training")
     for step in bar:
         progress = step / config.steps
@@ -170,13 +169,14 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
             set_learning_rate(optimizer, learning_rate(step, config))
             optimizer.step()
         model.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % 100 == 0:
-            able = skill(model, task)
-        bar.set_postfix(loss=f"{loss.item():.3f}", skill=f"{able:.2f}")
+            bar.set_description(f"pre-training, skill {skill(model, task):.2f}")
         if (step + 1) % 50 == 0 or step + 1 == config.steps:
             checkpoint = {"settings": settings, "step": step + 1, "model": model.state_dict(),
                           "optimizers": [each.state_dict() for each in optimizers]}
             write(path, lambda file: torch.save(checkpoint, file))
+    able = skill(model, task)
     if able < 0.95:
         print(f"warning: {path} answers only {able:.0%} of {task.name} with the rule in words "
               "before every item; what is tuned on it says little. Take another seed: --bases")
@@ -546,14 +546,21 @@ def compare(record: Run, base: GPT, task: Task, methods: list[Method], number: i
     return failures
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser()
+@contextmanager
+def one_line_exits(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Let a command end with one line, and no traceback, after a UserError or Ctrl-C."""
     try:
-        run(parser.parse_args(arguments))
+        yield
     except UserError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, "\nstopped; the same command goes on from what is finished\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = make_parser()
+    with one_line_exits(parser):
+        run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

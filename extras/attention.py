@@ -22,13 +22,13 @@ import argparse
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-import sys
 
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 from extras.controls import load_frozen, open_run
+from extras.report import encodes
 from latent_tokens import LatentTokens, Placement, UserError, make_batch
 from model import GPT
 from tasks import TASKS, Example, draw_examples, encode
@@ -158,15 +158,6 @@ class Measured:
 
 # ------------------------------------------------------------------------------------------ drawing
 
-def shades(encoding: str | None) -> str:
-    """Five shades that a terminal with this encoding can show."""
-    try:
-        SHADES.encode(encoding or "ascii")
-        return SHADES
-    except UnicodeEncodeError:
-        return ASCII_SHADES
-
-
 def text_map(layout: Layout, weights: Tensor, shades: str) -> str:
     """A line for each row of the window, of weights (T, T); latents' numbers over their columns."""
     rows, columns = layout.window()
@@ -236,7 +227,8 @@ def show(args: argparse.Namespace) -> None:
     weights = attention(model, latents, examples[0])[layer + 1]  # (T, T)
     title = f"{method}, layer {layer}: each row attends to the columns"
     print(f"{measured.tables(layer)}\n\n{title}\n")
-    print(text_map(layout, weights, shades(sys.stdout.encoding)))
+    shades = SHADES if encodes(SHADES) else ASCII_SHADES
+    print(text_map(layout, weights, shades))
     if args.svg:
         args.svg.write_text(svg_map(layout, weights, title))
 

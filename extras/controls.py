@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from latent_tokens import LatentTokens, UserError
 from model import GPT
 from tasks import TASKS, Task, random_source
-from train import (METHODS, REFERENCES, Method, Run, TuneConfig, only_writer, test, tune_best,
-                   write)
+from train import (METHODS, REFERENCES, Method, Run, TuneConfig, one_line_exits, only_writer, test,
+                   tune_best, write)
 
 TUNED = {  # tuned anew; the numbers are those of the latents that the proposed method inserts
     "generation": ["Comma_4-own", "Start_24", "End_24", "Start_100", "End_100"],
@@ -158,14 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", default="generation", choices=TASKS)
     parser.add_argument("--base", type=int, default=0, metavar="N")
     args = parser.parse_args(arguments)
-    try:
-        task = TASKS[args.task]
-        with opened(args.folder, task, args.base) as (run, base):
-            add_controls(run, base, task, args.base, seed=0)
-    except UserError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped; the same command goes on from what is finished\n")
+    task = TASKS[args.task]
+    with one_line_exits(parser), opened(args.folder, task, args.base) as (run, base):
+        add_controls(run, base, task, args.base, seed=0)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from pathlib import Path
 import time
 
 from extras.controls import opened
-from latent_tokens import UserError
 from model import GPT
 from tasks import TASKS, Task
-from train import METHODS, Method, Run, test, tune_best
+from train import METHODS, Method, Run, one_line_exits, test, tune_best
 
 RATES = {"Muon": (0.5, 1.0, 2.0, 4.0), "AdamW": (0.03, 0.1, 0.3, 1.0)}
 
@@ -47,17 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--methods", nargs="+", metavar="M", help="default: those of the task")
     args = parser.parse_args(arguments)
-    try:
+    with one_line_exits(parser):
         task = TASKS[args.task]
         methods = [Method.parse(name) for name in args.methods or METHODS[task.name]]
         with opened(args.folder, task, args.base) as (run, base):
             for method, (optimizer, rates) in product(methods, RATES.items()):
                 for lr in rates:
                     add_optimizer(run, base, task, method, args.base, args.seed, optimizer, lr)
-    except UserError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped; the same command goes on from what is finished\n")
 
 
 if __name__ == "__main__":

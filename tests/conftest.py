@@ -1,3 +1,6 @@
+from pathlib import Path
+import shutil
+
 import pytest
 import torch
 
@@ -20,18 +23,38 @@ def model() -> GPT:
     return gpt.requires_grad_(False).eval()
 
 
-@pytest.fixture
-def tiny(monkeypatch):
+def shrink(patch: pytest.MonkeyPatch) -> None:
     """Let --fast be over in a second: the command line, the files and the flow stay the same."""
     model = GPTConfig(vocab_size=len(ALPHABET), n_layer=1, n_head=2, n_embd=16)
-    monkeypatch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "short": (1, 60), "long": (1, 100),
-                                                 "warmup": 1, "model": model})
-    monkeypatch.setattr(train, "FAST_TUNE", {"steps": 2, "batch_size": 4, "warmup": 1,
-                                             "validation_examples": 8, "test_examples": 4})
+    patch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "short": (1, 60), "long": (1, 100),
+                                           "warmup": 1, "model": model})
+    patch.setattr(train, "FAST_TUNE", {"steps": 2, "batch_size": 4, "warmup": 1,
+                                       "validation_examples": 8, "test_examples": 4})
     splits = ("id_lengths", "ood_lengths", "far_lengths", "test_lengths")
     for name, lengths in {
             "generation": (range(1, 3), range(3, 6), range(4, 6), (5,)),
             "repetition": (range(1, 3), range(3, 6), range(5, 6), (2, 3, 5)),
             "summation": (range(5, 13), range(13, 27), range(20, 27), (5, 13, 20))}.items():
         for split, tested in zip(splits, lengths):
-            monkeypatch.setattr(TASKS[name], split, tested, raising=False)
+            patch.setattr(type(TASKS[name]), split, tested)  # and so in variants, too
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    shrink(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        train.main(["--fast", "--device", "cpu", "--out", str(folder),
+                    "--methods", "Start_2", "Comma_1", "Start_1+Comma_1"])
+    return folder
+
+
+@pytest.fixture
+def finished(tiny, made_once, tmp_path) -> Path:
+    """A finished run of Generation with Start_2, Comma_1 and Start_1+Comma_1: a copy to spoil."""
+    return shutil.copytree(made_once, tmp_path / "finished")

@@ -4,7 +4,6 @@ import pytest
 
 from extras import answers
 from tasks import Example
-import train
 
 EXAMPLE = Example("44@47=83,", "47@83=34,83@34=21,")
 
@@ -19,17 +18,14 @@ def test_the_first_mistake_is_marked(text, expected):
     assert answers.marked(EXAMPLE, text, width=9) == expected
 
 
-def test_answers_of_a_run(tmp_path, tiny, capsys):
+def test_answers_of_a_run(finished, capsys):
     """Bug caught: another example than asked for, or latents of another method."""
-    train.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--methods", "Start_1"])
-    capsys.readouterr()
-    answers.main([str(tmp_path), "--methods", "Start_1", "--examples", "2"])
-    assert capsys.readouterr().out.count("Start_1 on ") == 2
+    answers.main([str(finished), "--methods", "Start_2", "--examples", "2"])
+    assert capsys.readouterr().out.count("Start_2 on ") == 2
 
 
-def test_latents_that_are_not_there_are_named(tmp_path, tiny, capsys):
+def test_latents_that_are_not_there_are_named(finished, capsys):
     """Bug caught: a traceback for a method that was not tuned."""
-    train.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--methods", "Start_1"])
     with pytest.raises(SystemExit):
-        answers.main([str(tmp_path), "--methods", "Comma_1"])
-    assert "generation-base0-Comma_1-seed0.pt does not hold latents" in capsys.readouterr().err
+        answers.main([str(finished), "--methods", "Comma_4"])
+    assert "generation-base0-Comma_4-seed0.pt does not hold latents" in capsys.readouterr().err

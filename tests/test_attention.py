@@ -9,7 +9,6 @@ from extras import attention
 from extras.attention import Layout, Measured, shares, split
 from latent_tokens import LatentTokens, Placement
 from tasks import TASKS, Example, draw_examples
-import train
 
 SMALL = Example("1,2", "3,4")  # slots of Start_1+Comma_1: <S> 1 <C> , 2 3 <C> , 4
 CHAIN = Example("44@47=83,", "47@83=34,83@34=21,34@21=53,21@53=72,")
@@ -149,18 +148,10 @@ def test_a_map_in_text():
     weights = torch.zeros(9, 9)
     weights[5, 2], weights[5, 3], weights[5, 4], weights[7, 6] = 0.2, 0.1, 0.05, 0.02
     weights[8, 6] = 0.0199
-    assert attention.text_map(layout, weights, attention.shades("ascii")).splitlines() == [
+    assert attention.text_map(layout, weights, attention.ASCII_SHADES).splitlines() == [
         "latents  1   1", "verbal    ,23 ,4",
         "      3  #*:", "      ,      .", "      4",
         "weights: . from 0.02, : from 0.05, * from 0.1, # from 0.2"]
-
-
-@pytest.mark.parametrize("encoding, expected", [
-    ("utf-8", " ░▒▓█"), ("cp437", " ░▒▓█"), ("ascii", " .:*#"), ("latin-1", " .:*#"),
-    (None, " .:*#")])
-def test_shades_that_a_terminal_can_show(encoding, expected):
-    """Bug caught: UnicodeEncodeError at the end of a run, in a pipe or on an old console."""
-    assert attention.shades(encoding) == expected
 
 
 def test_a_map_as_a_picture(model):
@@ -180,14 +171,12 @@ def test_a_map_as_a_picture(model):
 
 # ------------------------------------------------------------------------------------- command line
 
-def test_attention_of_a_run(tmp_path, tiny, capsys, monkeypatch):
+def test_attention_of_a_run(finished, tmp_path, capsys, monkeypatch):
     """The second answer is wrong. Bug caught: wrong answers measured, too, or no picture."""
-    train.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--methods", "Comma_1"])
-    capsys.readouterr()
     monkeypatch.setattr(attention, "answers", lambda model, latents, task, method, examples: [
         each.response if index != 1 else "?" for index, each in enumerate(examples)])
     picture = tmp_path / "map.svg"
-    attention.main([str(tmp_path), "--method", "Comma_1", "--length", "4", "--examples", "3",
+    attention.main([str(finished), "--method", "Comma_1", "--length", "4", "--examples", "3",
                     "--svg", str(picture)])
     printed = capsys.readouterr().out
     assert printed.startswith("2 of 3 answers of length 4 ") and "Comma_1, layer 0: " in printed
@@ -199,10 +188,8 @@ def test_attention_of_a_run(tmp_path, tiny, capsys, monkeypatch):
 @pytest.mark.parametrize("arguments, message", [
     (["--method", "Comma_2"], "does not hold latents"), (["--length", "4"], "no answer is without"),
     (["--length", "0"], "choose from 1 to 5"), (["--layer", "1"], "choose from 0 to 0")])
-def test_a_mistake_is_one_line(tmp_path, tiny, capsys, arguments, message):
+def test_a_mistake_is_one_line(finished, capsys, arguments, message):
     """Bug caught: a traceback for what was not tuned, not answered, or does not exist."""
-    train.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--methods", "Comma_1"])
-    capsys.readouterr()
     with pytest.raises(SystemExit):
-        attention.main([str(tmp_path), "--method", "Comma_1", *arguments])
+        attention.main([str(finished), "--method", "Comma_1", *arguments])
     assert message in capsys.readouterr().err

@@ -123,26 +123,24 @@ def edit_base(out: Path, change) -> None:
     torch.save(saved, path)
 
 
-def test_rows_belong_to_their_base(tmp_path, capsys):
+def test_rows_belong_to_their_base(finished, capsys):
     """Bug caught: rows of two bases in one table."""
-    run(tmp_path)
-    edit_base(tmp_path, lambda saved: saved["model"]["head.weight"].add_(1e-3))
-    before = results(tmp_path)
-    line = refusal(capsys, lambda: run(tmp_path, "End_2"))
+    edit_base(finished, lambda saved: saved["model"]["head.weight"].add_(1e-3))
+    before = results(finished)
+    line = refusal(capsys, lambda: run(finished, "End_2"))
     assert "were made with another generation-base0.pt" in line
-    assert "were made with another" in refusal(capsys, lambda: controls.main([str(tmp_path)]))
-    assert results(tmp_path) == before
+    assert "were made with another" in refusal(capsys, lambda: controls.main([str(finished)]))
+    assert results(finished) == before
 
 
 @pytest.mark.parametrize("change", [
     lambda saved: saved.update(step="2"), lambda saved: saved.update(step=-1),
     lambda saved: saved.update(model=[]), lambda saved: saved.update(optimizers=None),
     lambda saved: saved["model"]["head.weight"].fill_(float("nan"))])
-def test_a_base_with_wrong_inner_types_is_refused(change, tmp_path, capsys):
+def test_a_base_with_wrong_inner_types_is_refused(change, finished, capsys):
     """Bug caught: a traceback from the middle of pre-training."""
-    run(tmp_path)
-    edit_base(tmp_path, change)
-    assert "is not a readable base" in refusal(capsys, lambda: run(tmp_path))
+    edit_base(finished, change)
+    assert "is not a readable base" in refusal(capsys, lambda: run(finished))
 
 
 @pytest.mark.parametrize("change, named", [
@@ -150,48 +148,45 @@ def test_a_base_with_wrong_inner_types_is_refused(change, tmp_path, capsys):
     (lambda saved: saved["rows"][0].update(accuracy="1.0"), "accuracy"),
     (lambda saved: saved["rows"].append("a row"), ""),
     (lambda saved: saved.update(rows={}, tuning=3), "")])
-def test_edited_results_are_refused(change, named, tmp_path, capsys):
+def test_edited_results_are_refused(change, named, finished, capsys):
     """Bug caught: a row removed by hand that is silently averaged over."""
-    run(tmp_path)
-    saved = results(tmp_path)
+    saved = results(finished)
     change(saved)
-    (tmp_path / "results.json").write_text(json.dumps(saved))
-    line = refusal(capsys, lambda: run(tmp_path))
+    (finished / "results.json").write_text(json.dumps(saved))
+    line = refusal(capsys, lambda: run(finished))
     assert "is not a readable file of results" in line and named in line
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("damaged")])
-def test_lost_latents_are_tuned_anew_for_their_controls(damage, tmp_path, monkeypatch):
+def test_lost_latents_are_tuned_anew_for_their_controls(damage, finished, monkeypatch):
     """Bug caught: a lost file that blocks its controls, since its row counts as finished."""
     monkeypatch.setattr(controls, "TUNED", {})
     monkeypatch.setattr(controls, "METHODS", {})
     monkeypatch.setattr(controls, "ALTERED", {"generation": ["Start_2:random"]})
-    run(tmp_path)
-    path = tmp_path / "latents" / "generation-base0-Start_2-seed0.pt"
+    path = finished / "latents" / "generation-base0-Start_2-seed0.pt"
     before = LatentTokens.load(path, 16)
     damage(path)
-    controls.main([str(tmp_path)])
+    controls.main([str(finished)])
     assert torch.equal(before.vectors, LatentTokens.load(path, 16).vectors)
-    assert "Start_2:random" in methods(tmp_path)
+    assert "Start_2:random" in methods(finished)
 
 
 # ------------------------------------------------------------------------ disks
 
 @pytest.mark.parametrize("error", [RuntimeError("disk full\nC++ frames"), OSError("disk full")])
-def test_a_full_disk_keeps_earlier_rows_and_leaves_nothing(error, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_keeps_earlier_rows_and_leaves_nothing(error, finished, monkeypatch, capsys):
     """Bug caught: a traceback of sixty lines, and half a file on a full disk."""
-    run(tmp_path)
-    before = results(tmp_path)
+    before = results(finished)
 
     def full(content, path):
         Path(path).write_text("half of")
         raise error
 
     monkeypatch.setattr(torch, "save", full)
-    line = refusal(capsys, lambda: run(tmp_path, "End_2"))
+    line = refusal(capsys, lambda: run(finished, "End_2"))
     assert "cannot write" in line and line.endswith("disk full")
-    assert results(tmp_path)["rows"][:len(before["rows"])] == before["rows"]
-    assert not list(tmp_path.rglob("*.partial"))
+    assert results(finished)["rows"][:len(before["rows"])] == before["rows"]
+    assert not list(finished.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("closed", [".", "latents"])
@@ -233,12 +228,11 @@ def test_a_mistyped_folder_is_not_made(tmp_path, capsys):
     assert "does not hold a run" in line and not (tmp_path / "typo").exists()
 
 
-def test_a_base_and_latents_load_in_a_users_script(tmp_path):
+def test_a_base_and_latents_load_in_a_users_script(finished):
     """Bug caught: files that only train.py can read."""
-    run(tmp_path)
-    base = GPT.load(tmp_path / "generation-base0.pt")
-    latents = LatentTokens.load(tmp_path / "latents" / "generation-base0-Start_2-seed0.pt",
+    base = GPT.load(finished / "generation-base0.pt")
+    latents = LatentTokens.load(finished / "latents" / "generation-base0-Start_2-seed0.pt",
                                 base.config.n_embd)
     assert len(generate(base, latents, [encode("44@47=83,")], 5)[0]) == 5
     with pytest.raises(ValueError, match="is not a readable base"):
-        GPT.load(tmp_path / "results.json")
+        GPT.load(finished / "results.json")

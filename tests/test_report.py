@@ -1,6 +1,8 @@
 """The tables, worked by hand."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,6 +104,14 @@ def test_several_files_are_one(tmp_path, capsys):
         (tmp_path / f"{base}.json").write_text(json.dumps({"rows": rows}))
     report.main([str(tmp_path / "0.json"), str(tmp_path / "1.json")])
     assert "| `Comma_4` | 2 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding, shown", [
+    ("utf-8", "±░"), ("cp437", "±░"), ("latin-1", "±"), ("ascii", ""), (None, "")])
+def test_what_a_terminal_can_show(encoding, shown, monkeypatch):
+    """Bug caught: UnicodeEncodeError at the end of a run, in a pipe or on an old console."""
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding=encoding))
+    assert "".join(character for character in "±░" if report.encodes(character)) == shown
 
 
 def test_a_new_task_has_a_table(tmp_path, capsys):

@@ -106,18 +106,15 @@ def test_each_block_says_where_query_and_response_begin():
 # ------------------------------------------------------------------------ the command
 
 @pytest.fixture
-def folder(tmp_path, tiny, monkeypatch, capsys):
+def folder(finished, monkeypatch):
     """A run with the latents of Start_1+Comma_1, and a terminal of 100 columns."""
     monkeypatch.setenv("COLUMNS", "100")
-    train.main(["--fast", "--device", "cpu", "--out", str(tmp_path),
-                "--methods", "Start_1+Comma_1"])
-    path = tmp_path / "generation-base0.pt"
+    path = finished / "generation-base0.pt"
     saved = torch.load(path, weights_only=True)
     for weights in saved["model"].values():  # a base of two steps writes nothing but ;
         weights.normal_(generator=torch.Generator().manual_seed(0))
     torch.save(saved, path)
-    capsys.readouterr()
-    return tmp_path
+    return finished
 
 
 def test_the_prompt_is_decoded_with_the_latents_of_the_run(folder, capsys):

@@ -6,10 +6,11 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from extras import controls, optimizers, testbeds
 from latent_tokens import LatentTokens, Placement
-from tasks import TASKS, Example, Score, Task
+from tasks import ALPHABET, TASKS, TOKEN_ID, Example, Score, Task
 import train
 from train import METHODS, REFERENCES, Method, PretrainConfig, TuneConfig
 
@@ -96,11 +97,11 @@ def test_the_printed_table(tmp_path, capsys):
     assert [line[-1] for line in lines if line[:1] == ["Start_2"]] == [f"{far[0]:.2f}"]
 
 
-def test_a_second_run_reuses_everything_and_can_add_to_it(tmp_path):
+def test_a_second_run_reuses_everything_and_can_add_to_it(finished):
     """Bug caught: work done twice, or rows lost when another method is added."""
-    first = run(tmp_path)
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
-    more = run(tmp_path, "--methods", "8_2-own")
+    first = rows_in(finished)
+    stamps = {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
+    more = run(finished, "--methods", "Start_2", "8_2-own")
     assert more[:len(first)] == first
     assert {row["method"] for row in more[len(first):]} == {"8_2-own"}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -108,7 +109,8 @@ def test_a_second_run_reuses_everything_and_can_add_to_it(tmp_path):
 
 def test_same_seed_same_result(tmp_path):
     """Bug caught: draws or initial values that no seed rules."""
-    assert run(tmp_path / "a") == run(tmp_path / "b")
+    one, two = (run(tmp_path / folder, "--methods", "Comma_4") for folder in "ab")
+    assert one == two
     name = "latents/generation-base0-Comma_4-seed0.pt"
     one, two = (LatentTokens.load(tmp_path / folder / name, 16) for folder in "ab")
     assert torch.equal(one.vectors, two.vectors)
@@ -196,6 +198,34 @@ def test_full_tuning_changes_a_copy(tmp_path):
     assert equal(before, bits(base)) and not equal(before, bits(model))
 
 
+# ------------------------------------------------------------------------ what a base can do
+
+@pytest.mark.parametrize("character, count, expected", [
+    ("G", 100, 1.0), ("=", 25, 0.75), ("@", 100, 0.0)])
+def test_the_skill_of_a_base(character, count, expected, model, monkeypatch):
+    """A model that writes the true answers, but in ``count`` of 100 a ? for this character. Bug
+    caught: a base that is asked to write headers (G+-9:), or items counted for answers."""
+    def logits(model, latents, batch):
+        answers = batch.targets.clamp(min=0)  # (100, R), padded with anything
+        answers[:count][answers[:count] == TOKEN_ID[character]] = TOKEN_ID["?"]
+        return F.one_hot(answers, len(ALPHABET))
+
+    monkeypatch.setattr(train, "response_logits", logits)
+    assert train.skill(model, TASKS["generation"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("able, warned", [(0.94, True), (0.95, False)])
+def test_a_base_without_its_skill_is_named(able, warned, tmp_path, monkeypatch, capsys):
+    """First it is made, then read. Bug caught: a warning of weights that were trained on after it,
+    or one that the second command does not repeat."""
+    measured = []
+    monkeypatch.setattr(train, "skill", lambda model, task: measured.append(bits(model)) or able)
+    for _ in ("made", "read"):
+        base = tiny_base(tmp_path / "base.pt")
+        assert ("base.pt answers only 94% of generation" in capsys.readouterr().out) == warned
+        assert equal(measured.pop(), bits(base))
+
+
 # ------------------------------------------------------------------------ interruptions
 
 def interrupt(monkeypatch, function: str, when):
@@ -212,13 +242,13 @@ def interrupt(monkeypatch, function: str, when):
 
 def test_interrupted_pretraining_goes_on_where_it_stood(tmp_path, monkeypatch):
     """Bug caught: a resumed base that saw other text, rates or momenta than an unstopped one."""
-    whole = tiny_base(tmp_path / "whole.pt", steps=60)
+    whole = tiny_base(tmp_path / "whole.pt", steps=52)
     with monkeypatch.context() as patch:
-        interrupt(patch, "learning_rate", lambda step, config: step == 55)
+        interrupt(patch, "learning_rate", lambda step, config: step == 51)
         with pytest.raises(KeyboardInterrupt):
-            tiny_base(tmp_path / "resumed.pt", steps=60)
+            tiny_base(tmp_path / "resumed.pt", steps=52)
     assert torch.load(tmp_path / "resumed.pt")["step"] == 50
-    assert equal(bits(whole), bits(tiny_base(tmp_path / "resumed.pt", steps=60)))
+    assert equal(bits(whole), bits(tiny_base(tmp_path / "resumed.pt", steps=52)))
 
 
 def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
@@ -271,36 +301,33 @@ def test_paths_that_cannot_be_used_are_refused(folder, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_other_settings_do_not_overwrite_a_run(tmp_path, monkeypatch, capsys):
+def test_other_settings_do_not_overwrite_a_run(finished, monkeypatch, capsys):
     """Bug caught: minutes of work lost to a forgotten --out."""
-    run(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    before = {path: path.read_bytes() for path in finished.rglob("*.*")}
     monkeypatch.setattr(train, "FAST_TUNE", train.FAST_TUNE | {"batch_size": 16})
-    line = refusal(capsys, "--fast", "--out", str(tmp_path))
+    line = refusal(capsys, "--fast", "--out", str(finished))
     assert "was made with batch_size = 4, this run asks for 16" in line
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert before == {path: path.read_bytes() for path in finished.rglob("*.*")}
 
 
-def test_a_base_is_not_reused_for_another_text(tmp_path, monkeypatch, capsys):
+def test_a_base_is_not_reused_for_another_text(finished, monkeypatch, capsys):
     """Bug caught: an edited ``document`` (the README's first exercise) that changes nothing, even
     where the edit shows only every now and then."""
-    run(tmp_path)
     document, count = TASKS["generation"].document, iter(range(10_000))
     monkeypatch.setattr(TASKS["generation"], "document", lambda rng, progress: (
         document(rng, progress) if next(count) != 80 else "44@47=83,;"))
-    line = refusal(capsys, "--fast", "--out", str(tmp_path))
+    line = refusal(capsys, "--fast", "--out", str(finished))
     assert "generation-base0.pt was pre-trained on another text than tasks.py makes now" in line
 
 
 @pytest.mark.parametrize("name, message", [("generation-base0.pt", "is not a readable base"),
                                            ("results.json", "is not a readable file of results")])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe nonsense", b"[]"])
-def test_damaged_files_are_refused(name, message, content, tmp_path, capsys):
+def test_damaged_files_are_refused(name, message, content, finished, capsys):
     """Bug caught: a damaged file that ends in a traceback, or is overwritten."""
-    run(tmp_path, "--methods", "Start_1")
-    (tmp_path / name).write_bytes(content)
-    assert f"{name} {message}" in refusal(capsys, "--fast", "--out", str(tmp_path))
-    assert (tmp_path / name).read_bytes() == content
+    (finished / name).write_bytes(content)
+    assert f"{name} {message}" in refusal(capsys, "--fast", "--out", str(finished))
+    assert (finished / name).read_bytes() == content
 
 
 # ------------------------------------------------------------------------ a task of one's own
@@ -390,18 +417,18 @@ def test_other_rules_of_a_family():
     assert all(task.target_rule not in found[name] for name, task in TASKS.items())
 
 
-def test_control_rows_join_the_run(tmp_path, monkeypatch):
-    """Bug caught: a control without rows, or tested on another task's examples."""
-    run(tmp_path, "--methods", "Comma_4")
-    monkeypatch.setitem(controls.TUNED, "generation", [])
-    monkeypatch.setitem(controls.ALTERED, "generation", ["Comma_4:removed"])
-    controls.main([str(tmp_path), "--task", "generation"])
-    rows = {tuple(row[key] for key in KEYS): row for row in rows_in(tmp_path)}
-    for length in range(1, 6):  # without its only group Comma_4 is the base
-        removed = rows["generation", "Comma_4:removed", 0, 0, length]
+def test_control_rows_join_the_run(finished, monkeypatch):
+    """Bug caught: a control without rows, or one that is not tested on the base's examples."""
+    monkeypatch.setitem(controls.METHODS, "generation", ["Comma_1"])
+    monkeypatch.setitem(controls.TUNED, "generation", ["Comma_1-own"])
+    monkeypatch.setitem(controls.ALTERED, "generation", ["Comma_1:removed"])
+    controls.main([str(finished), "--task", "generation"])
+    rows = {tuple(row[key] for key in KEYS): row for row in rows_in(finished)}
+    for length in range(1, 6):  # without its only group Comma_1 is the base
+        removed = rows["generation", "Comma_1:removed", 0, 0, length]
         assert removed | {"method": "base"} == rows["generation", "base", 0, 0, length]
     names = {row["method"] for row in rows.values()}
-    assert "full" in names and sum("after full" in name for name in names) == 3
+    assert {"full", "Comma_1-own"} <= names and sum("after full" in name for name in names) == 3
 
 
 # ------------------------------------------------------------------------ variants and optimizers
@@ -443,13 +470,12 @@ def test_variants_run_as_tasks(variants, tmp_path):
     assert {row["task"] for row in run(tmp_path, "--task", "generation-0.4")} == {"generation-0.4"}
 
 
-def test_optimizers_add_a_row_for_each_rate(tmp_path, monkeypatch):
+def test_optimizers_add_a_row_for_each_rate(tmp_path, finished, monkeypatch):
     """Bug caught: every rate under one name, or AdamW that is Muon."""
     monkeypatch.setattr(optimizers, "RATES", {"Muon": (1.0,), "AdamW": (0.1, 1.0)})
-    run(tmp_path, "--methods", "Start_2")
-    before = len(rows_in(tmp_path))
-    optimizers.main([str(tmp_path), "--methods", "Start,Comma_2"])
-    names = {row["method"] for row in rows_in(tmp_path)[before:]}
+    before = len(rows_in(finished))
+    optimizers.main([str(finished), "--methods", "Start,Comma_2"])
+    names = {row["method"] for row in rows_in(finished)[before:]}
     assert names == {f"Start,Comma_2:{each}" for each in ("Muon-1", "AdamW-0.1", "AdamW-1")}
     base, task = tiny_base(tmp_path / "other.pt"), TASKS["generation"]
     tuned = [train.tune(base, task, Method.parse("Start_2"), 1.0, 0.05, 0,
