@@ -21,7 +21,7 @@ from pathlib import Path
 import re
 from statistics import fmean
 
-from extras.report import (Difference, by_base, claim_of, differences, interval, observations, span,
+from extras.claims import (Difference, by_base, claim_of, differences, interval, observations, span,
                            splits_of)
 
 LEFT, TOP, WIDTH, HEIGHT = 52, 64, 480, 280  # the plot area, in pixels

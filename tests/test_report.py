@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from extras import report
+from extras import claims, report
 
 
 def rows_of(method: str, cells: list[tuple[int, int, int, float]], task="generation") -> list[dict]:
@@ -30,7 +30,7 @@ def test_several_bases_are_the_observations():
     """Two seeds on base 0 (mean 0.5), one on base 1 (0.7). Bug caught: seeds of one base counted
     as if they were bases."""
     rows = rows_of("Comma_4", [(0, 0, 16, 0.4), (0, 1, 16, 0.6), (1, 0, 16, 0.7)])
-    values = report.by_base(report.observations(rows, "Comma_4", "accuracy", [16]))
+    values = claims.by_base(claims.observations(rows, "Comma_4", "accuracy", [16]))
     assert values == pytest.approx([0.5, 0.7])
 
 
@@ -47,7 +47,7 @@ def test_a_claim_is_about_its_own_lengths():
     """Bug caught: in-distribution lengths that dilute a difference far out."""
     rows = [*rows_of("Comma_4", [(0, 0, 5, 0.0), (0, 0, 16, 1.0), (0, 1, 5, 0.0), (0, 1, 16, 1.0)]),
             *rows_of("Start_4", [(0, 0, 5, 1.0), (0, 0, 16, 0.5), (0, 1, 5, 1.0), (0, 1, 16, 0.5)])]
-    assert report.differences("generation", rows)[0].pairs == {(0, 0): 0.5, (0, 1): 0.5}
+    assert claims.differences("generation", rows)[0].pairs == {(0, 0): 0.5, (0, 1): 0.5}
 
 
 def test_a_baseline_at_zero_has_no_relative_gain():
@@ -63,10 +63,10 @@ def test_one_observation_has_no_interval():
     assert report.claim_table("generation", rows) == ""
 
 
-def difference(*values: float) -> report.Difference:
+def difference(*values: float) -> claims.Difference:
     """Two seeds on each base."""
     pairs = {(index // 2, index % 2): value for index, value in enumerate(values)}
-    return report.Difference("Comma_4", "Start_4", pairs, baseline=0.5)
+    return claims.Difference("Comma_4", "Start_4", pairs, baseline=0.5)
 
 
 @pytest.mark.parametrize("values, verdict", [
@@ -88,7 +88,7 @@ def test_one_base_never_reproduces():
 
 def test_an_interval_stays_possible():
     """Bug caught: a difference of two shares beyond 1."""
-    assert report.interval([0.99, 0.5]) == (-1.0, 1.0)
+    assert claims.interval([0.99, 0.5]) == (-1.0, 1.0)
 
 
 def test_every_pair_is_a_dot():
