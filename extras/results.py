@@ -1,0 +1,82 @@
+"""docs/results.md from docs/results/: a section for each folder of raw results.
+
+    python -m extras.results
+
+A folder holds ``about.md``, written by hand (title, command, machine, minutes), and the
+``results.json`` of its runs. All below the text of ``about.md`` is made here, and a test compares.
+"""
+
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+
+from extras.claims import claim_of, observations, read, span, splits_of
+from extras.report import sections
+
+DOCS = Path(__file__).parent.parent / "docs"
+INTRODUCTION = """# All results
+
+Made by `python -m extras.results` from the raw rows in `docs/results/`; do not edit. Cells are means
+± sd over bases; `extras/report.py` says how they are made.
+"""
+
+
+def base_table(task: str, rows: list[dict]) -> str:
+    """The metric of the claim on each base, as means over seeds."""
+    metric, splits = claim_of(task).metrics[0], splits_of(task, rows)
+    split = claim_of(task).split if claim_of(task).split in splits else "ID"
+    bases = sorted({row["base"] for row in rows})
+    lines = [f"| {metric} {split} {span(splits[split])}, by base | "
+             + " | ".join(str(base) for base in bases) + " |", "|---" * (1 + len(bases)) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        values = observations(rows, method, metric, splits[split])
+        cells = [[value for (number, _), value in values.items() if number == base]
+                 for base in bases]
+        lines.append(f"| `{method}` | "
+                     + " | ".join(f"{fmean(cell):.2f}" if cell else "" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def chosen_table(task: str, tunings: list[dict]) -> str:
+    """How often validation chose each pair of learning rate and weight decay."""
+    mine = [tuning for tuning in tunings if tuning["task"] == task]
+    chosen = Counter((tuning["method"], tuning["lr"], tuning["weight_decay"]) for tuning in mine)
+    pairs = sorted({(trial["lr"], trial["weight_decay"])
+                    for tuning in mine for trial in tuning["trials"]})
+    lines = [f"| {task}: chosen lr, weight decay | "
+             + " | ".join(f"{lr:g}, {decay:g}" for lr, decay in pairs) + " |",
+             "|---" * (1 + len(pairs)) + "|"]
+    for method in dict.fromkeys(tuning["method"] for tuning in mine):
+        counts = [str(chosen[method, *pair]) for pair in pairs]
+        lines.append(f"| `{method}` | " + " | ".join(counts) + " |")
+    return "\n".join(lines)
+
+
+def section(folder: Path) -> str:
+    """The text of a folder and its tables."""
+    results = [read(path) for path in sorted(folder.glob("*.json"))]
+    rows = [row for each in results for row in each["rows"]]
+    tunings = [tuning for each in results for tuning in each["tuning"]]
+    parts = [(folder / "about.md").read_text(encoding="utf-8")]
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    for task, report in zip(tasks, sections(rows)):
+        mine = [row for row in rows if row["task"] == task]
+        parts += [f"### {task.capitalize()}\n", report, base_table(task, mine) + "\n",
+                  chosen_table(task, tunings) + "\n"]
+    return "\n".join(parts)
+
+
+def page(folder: Path) -> str:
+    """The whole page, the folders in the order of their names."""
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    return "\n".join([INTRODUCTION, *map(section, folders)])
+
+
+def main() -> None:
+    path = DOCS / "results.md"
+    path.write_text(page(DOCS / "results"), encoding="utf-8")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
