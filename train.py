@@ -27,7 +27,7 @@ import zlib
 
 import torch
 import torch.nn.functional as F
-from tqdm import trange
+from tqdm import tqdm, trange
 
 from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch, pad,
                            response_logits, response_loss)
@@ -153,7 +153,8 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
     text = "".join(task.document(rng, n / 1000) for n in range(1000))
     settings = asdict(config) | {"text": zlib.crc32(text.encode())}
     done = load_base(path, settings, model, optimizers) if path.exists() else 0
-    bar = trange(done, config.steps, initial=done, total=config.steps, desc="pre-training")
+    bar = trange(done, config.steps, initial=done, total=config.steps, desc="pre-training",
+                 leave=False)
     for step in bar:
         progress = step / config.steps
         shape = config.short if progress < config.short_until else config.long
@@ -178,8 +179,8 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
             write(path, lambda file: torch.save(checkpoint, file))
     able = skill(model, task)
     if able < 0.95:
-        print(f"warning: {path} answers only {able:.0%} of {task.name} with the rule in words "
-              "before every item; what is tuned on it says little. Take another seed: --bases")
+        tqdm.write(f"warning: {path} answers only {able:.0%} of {task.name} with the rule in words "
+                   "before every item; what is tuned on it says little. Take another seed: --bases")
     return model.requires_grad_(False).eval()
 
 
@@ -461,7 +462,7 @@ class Run:
         self.results["seconds"][stage] = round(time.perf_counter() - started, 1)
         text = json.dumps(self.results, indent=1, allow_nan=False)
         write(self.path, lambda file: file.write_text(text))
-        print(f"{stage}: {self.results['seconds'][stage]:.0f} s")
+        tqdm.write(f"{stage}: {self.results['seconds'][stage]:.0f} s")
 
     def print_table(self, task: Task) -> None:
         """Means over lengths and seeds, one line for each method."""
@@ -511,6 +512,11 @@ def plan(args: argparse.Namespace) -> dict[Task, list[Method]]:
     return methods
 
 
+def count_stages(methods: dict[Task, list[Method]], args: argparse.Namespace) -> int:
+    """Each base is a stage, and so is each method and seed on it."""
+    return sum(len(args.bases) * (1 + args.seeds * len(methods[task])) for task in methods)
+
+
 def run(args: argparse.Namespace) -> None:
     """Pre-train, freeze, tune, test, print."""
     tuning = TuneConfig(steps=args.steps)
@@ -521,12 +527,14 @@ def run(args: argparse.Namespace) -> None:
     failures = []
     with only_writer(folder):
         record = Run(folder, tuning)
-        for task in methods:
-            for number in args.bases:
+        with tqdm(total=count_stages(methods, args), desc="stages", leave=False) as stages:
+            for task, number in product(methods, args.bases):
                 base = pretrain(task, pretraining_of(task, number, args.fast),
                                 folder / f"{task.name}-base{number}.pt", args.device)
                 record.tie_to_base(task, number, base)
-                failures += compare(record, base, task, methods[task], number, args.seeds)
+                stages.update()
+                failures += compare(record, base, task, methods[task], number, args.seeds, stages)
+        for task in methods:
             record.print_table(task)
     print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
     if failures:
@@ -534,7 +542,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compare(record: Run, base: GPT, task: Task, methods: list[Method], number: int,
-            seeds: int) -> list[str]:
+            seeds: int, stages: tqdm) -> list[str]:
     """Tune and test all that has no rows yet. Returns what went wrong, a line for each tuning."""
     failures = []
     for seed, method in product(range(seeds), methods):
@@ -543,6 +551,7 @@ def compare(record: Run, base: GPT, task: Task, methods: list[Method], number: i
                 record.tune_and_test(base, task, method, number, seed)
             except Diverged as failure:
                 failures.append(str(failure))
+        stages.update()
     return failures
 
 

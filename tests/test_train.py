@@ -33,7 +33,7 @@ def refusal(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
         train.main(list(arguments))
     assert stop.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
+    lines = capsys.readouterr().err.split("\r")[-1].strip().splitlines()  # after cleared bars
     assert len(lines) == 1
     return lines[0]
 
@@ -482,3 +482,10 @@ def test_optimizers_add_a_row_for_each_rate(tmp_path, finished, monkeypatch):
                         TuneConfig(steps=2, batch_size=4, optimizer=name))[1].vectors
              for name in ("Muon", "AdamW")]
     assert not torch.allclose(*tuned)
+
+
+def test_the_bar_over_all_counts_every_stage():
+    """Bug caught: a bar that ends before the run, or never at 100 %."""
+    args = train.make_parser().parse_args("--task all --bases 3 4 --seeds 2".split())
+    methods = {task: [Method(), Method.parse("Start_2")] for task in TASKS.values()}
+    assert train.count_stages(methods, args) == len(TASKS) * 2 * (1 + 2 * 2)
