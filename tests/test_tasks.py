@@ -6,8 +6,8 @@ import re
 import pytest
 
 from model import GPTConfig
-from tasks import (ALPHABET, TASKS, Example, decode, draw_examples, encode, equation_result,
-                   pretraining_batch, random_source)
+from tasks import (ALPHABET, TASKS, Example, Generation, decode, draw, draw_examples, encode,
+                   equation_result, pretraining_batch, purpose_of, random_source)
 
 generation, repetition, summation = TASKS.values()
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -190,6 +190,21 @@ def test_no_query_serves_two_purposes(task):
         {each.query for each in draw_examples(task, task.id_lengths, purpose, 0, 60)}
         for purpose in ("tune", "validation", "test"))
     assert not tuned & validated and not tuned & tested and not validated & tested
+
+
+def test_a_task_with_too_few_queries_is_refused():
+    """Bug caught: a search without end for a test query of a task that has none."""
+    class OneQuery(Generation):
+        drawn = 0
+
+        def example(self, rng, length):
+            self.drawn += 1
+            assert self.drawn < 500_000
+            return Example("44@47=83,", "47@83=34,")
+
+    assert purpose_of("44@47=83,") == "tune"
+    with pytest.raises(ValueError, match="generation has no test query of length 1: allow more"):
+        draw(OneQuery(), 1, "test", random_source("test", 0))
 
 
 @each_task
