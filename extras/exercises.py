@@ -8,13 +8,28 @@ docs/exercises.md has the exercises.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 import importlib.util
+from itertools import zip_longest
 from pathlib import Path
 import random
+from textwrap import indent
+import traceback
 
 from latent_tokens import AugmentedRow, Group, Placement, UserError, make_batch
+from train import one_line_exits
 
 BLANK = '''"""Write the bodies; python -m extras.exercises my.py compares them with ours."""
+
+
+def stands_before(k: int, t: int) -> bool:
+    """The placement k_m: do its latents stand before verbal token t = 0, 1, ...?
+
+    They stand after every k verbal tokens, and nothing stands before the first one.
+
+    >>> [stands_before(3, t) for t in range(7)]
+    [False, False, False, True, False, False, True]
+    """
 
 
 def position_ids(is_latent: list[bool]) -> list[int]:
@@ -44,13 +59,6 @@ def read_slots(is_latent: list[bool], query_slots: int) -> list[int]:
     >>> read_slots([False, False, False, True, False], query_slots=2)
     [1, 2]
     """
-
-
-def stands_before(k: int, t: int) -> bool:
-    """The placement k_m: do its latents stand before verbal token t = 0, 1, ...?
-
-    They stand after every k verbal tokens, and nothing stands before the first one.
-    """
 '''
 
 
@@ -65,45 +73,93 @@ def random_row(rng: random.Random, notation: str) -> tuple[AugmentedRow, list[in
     return row, make_batch(placement, [query], [response]).read_slots[0].tolist()
 
 
-def drawn(row: AugmentedRow) -> str:
-    """A row as its slots: digits for verbal tokens, <j> for latents, | before the response."""
-    M, slots = row.placement.total, []
-    for source in row.sources:
-        if source == M + row.query_length:
-            slots.append("|")
-        slots.append(f"<{source}>" if source < M else str(row.token_ids[source - M]))
-    return " ".join(slots)
+def slot_names(row: AugmentedRow) -> list[str]:
+    """What stands in each slot: a digit is a verbal token, <j> is latent j."""
+    M = row.placement.total
+    return [f"<{source}>" if source < M else str(row.token_ids[source - M])
+            for source in row.sources]
 
 
-def cases(rng: random.Random) -> dict[str, tuple[tuple, object, str]]:
-    """For each function: arguments, the right answer, and the row as a picture."""
+@dataclass(frozen=True)
+class Case:
+    """One question to a student's function, and how to draw what it gets wrong."""
+
+    call: str
+    ask: Callable[[Callable], list]  # calls the function
+    right: list
+    headings: dict[str, list[str]]  # rows above the answers, a column for each of ``right``
+    picture: str = ""  # the augmented row, where the columns are not its slots
+
+    def answer(self, function: Callable) -> list | str:
+        """What the function returns, or why that is no list."""
+        try:
+            answer = self.ask(function)
+        except Exception as error:  # whatever a student's function raises is its answer
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            return (f"{type(error).__name__}: {error} "
+                    f"(line {frame.lineno} of {Path(frame.filename).name})")
+        return answer if isinstance(answer, list) else f"{answer!r}, which is not a list"
+
+    def drawn(self, answer: list | str) -> str:
+        """Call, row, both answers, and ^ under the first difference."""
+        right = list(map(str, self.right))
+        if isinstance(answer, str):
+            rows = table(self.headings | {"right": right}) + f"\nyours     {answer}"
+        else:
+            pairs = enumerate(zip_longest(answer, self.right, fillvalue=""))
+            first = next(i for i, (one, other) in pairs if one != other)
+            rows = table(self.headings | {"yours": list(map(str, answer)), "right": right,
+                                          "": [""] * first + ["^"]})
+        return "\n\n".join(filter(None, [self.call, self.picture, rows]))
+
+
+def table(rows: dict[str, list[str]]) -> str:
+    """Named rows of cells, one below the other."""
+    width = 2 + max(len(cell) for row in rows.values() for cell in row)
+    return "\n".join((name.ljust(9) + "".join(cell.center(width) for cell in row)).rstrip()
+                     for name, row in rows.items())
+
+
+def cases(rng: random.Random) -> dict[str, Case]:
+    """A question to each function, on random rows."""
     notation = rng.choice(["Start_1+Comma_1", "Comma_2", "3_1", "End_2+Comma_1", "Start_2"])
     row, reads = random_row(rng, notation)
     is_latent = [source < row.placement.total for source in row.sources]
-    prompt = AugmentedRow(row.placement, row.token_ids[:row.query_length])
+    query_slots = reads[0] + 1  # the first response token is read off the last of them
+    slots = {"slot": list(map(str, range(len(is_latent)))), "input": slot_names(row)}
+    divided = {name: [*cells[:query_slots], "|", *cells[query_slots:]]
+               for name, cells in slots.items()}
+    response = list(map(str, row.token_ids[row.query_length:]))
+
     commas, _ = random_row(rng, f"Comma_{rng.randint(1, 3)}")
-    k, t = rng.randint(1, 4), rng.randint(0, 9)
+    token_ids, m = commas.token_ids, commas.placement.total
+    k, last = rng.randint(1, 4), rng.randint(0, 9)
+    every_k = Group((str(k),), 1)
     return {
-        "position_ids": ((is_latent,), row.position_ids, drawn(row)),
-        "sources": ((commas.token_ids, 3, commas.placement.total), commas.sources, drawn(commas)),
-        "read_slots": ((is_latent, len(prompt.sources)), reads, drawn(row)),
-        "stands_before": ((k, t), Group((str(k),), 1).stands_before(t, None, 99), ""),
+        "stands_before": Case(
+            f"stands_before({k}, t)", lambda f: [f(k, t) for t in range(last + 1)],
+            [every_k.stands_before(t, None, 99) for t in range(last + 1)],
+            {"t": list(map(str, range(last + 1)))}),
+        "position_ids": Case(
+            f"position_ids({is_latent})", lambda f: f(is_latent[:]), row.position_ids, slots),
+        "sources": Case(
+            f"sources({token_ids}, comma=3, m={m})", lambda f: f(token_ids[:], 3, m),
+            commas.sources, {"input": slot_names(commas)}),
+        "read_slots": Case(
+            f"read_slots({is_latent}, query_slots={query_slots})",
+            lambda f: f(is_latent[:], query_slots), reads, {"predicts": response},
+            table(divided)),
     }
 
 
 def first_mistake(name: str, function: Callable, rows: int = 300) -> str:
-    """What a function gets wrong first, as a picture; "" if it is right on all rows."""
+    """What a function gets wrong, drawn on the shortest such row; "" if it is right on all."""
     rng = random.Random(0)
-    for _ in range(rows):
-        arguments, right, picture = cases(rng)[name]
-        try:
-            answer = function(*arguments)
-        except Exception as error:  # whatever a student's function raises is its answer
-            answer = repr(error)
-        if answer != right:
-            call = f"{name}({', '.join(map(repr, arguments))})"
-            picture = f"    row    {picture}\n" if picture else ""
-            return f"{picture}    call   {call}\n    yours  {answer}\n    right  {right}"
+    drawn = [cases(rng)[name] for _ in range(rows)]
+    for case in sorted(drawn, key=lambda case: len(case.call) + len(case.right)):
+        answer = case.answer(function)
+        if answer != case.right:
+            return case.drawn(answer)
     return ""
 
 
@@ -120,8 +176,19 @@ def load(path: Path):
     return module
 
 
+def compare(module) -> None:
+    """Say of each function in a student's module whether it is right, and draw its first mistake."""
+    for name in cases(random.Random(0)):
+        function = getattr(module, name, None)
+        mistake = first_mistake(name, function) if function else "not there"
+        print(f"{name}: {'wrong' if mistake else 'right on 300 rows'}")
+        if mistake:
+            print(f"\n{indent(mistake, '    ')}\n")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="extras.exercises", description=__doc__,
+                                     usage=argparse.SUPPRESS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--blank", action="store_true", help="print the empty functions")
@@ -129,16 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.blank or not args.file:
         print(BLANK, end="")
         return
-    try:
-        module = load(args.file)
-    except UserError as error:
-        parser.error(str(error))
-    for name in cases(random.Random(0)):
-        function = getattr(module, name, None)
-        mistake = first_mistake(name, function) if function else "    not there"
-        print(f"{name}: {'wrong' if mistake else 'right on 300 rows'}")
-        if mistake:
-            print(mistake)
+    with one_line_exits(parser):
+        compare(load(args.file))
 
 
 if __name__ == "__main__":

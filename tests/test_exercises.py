@@ -1,8 +1,10 @@
 """The exercises: right answers pass, wrong ones are shown."""
 
 import doctest
+from textwrap import dedent
 
 import pytest
+import torch
 
 from extras import exercises
 
@@ -62,23 +64,69 @@ def test_blank_functions_are_wrong(tmp_path, capsys):
     assert capsys.readouterr().out.count(": wrong") == 4
 
 
-@pytest.mark.parametrize("name, wrong", [
-    ("position_ids", lambda is_latent: list(range(len(is_latent)))),  # positions of their own
-    ("sources", lambda token_ids, comma, m: [m + t for t in range(len(token_ids))]),
+@pytest.mark.parametrize("name, wrong, shown", [
+    ("stands_before", lambda k, t: t > 0 and t % (k + 1) == 0, """
+        t           0      1
+        yours     False  False
+        right     False   True
+                           ^
+    """),
+    ("position_ids", lambda is_latent: list(range(len(is_latent))), """
+        slot       0    1    2
+        input     <0>   0    5
+        yours      0    1    2
+        right      0    0    1
+                        ^
+    """),
+    ("sources", lambda token_ids, comma, m: [m + t for t in range(len(token_ids))], """
+        input      4   <0>   3
+        yours      1    2
+        right      1    0    2
+                        ^
+    """),
     ("read_slots", lambda is_latent, query_slots: [  # the naive shift by one
-        slot - 1 for slot in range(query_slots, len(is_latent)) if not is_latent[slot]]),
-    ("stands_before", lambda k, t: t % k == 0)])
-def test_a_likely_mistake_is_shown(name, wrong):
-    """Bug caught: rows on which the mistake that students make does not show."""
-    shown = exercises.first_mistake(name, wrong)
-    assert "yours" in shown and "right" in shown
+        slot - 1 for slot in range(query_slots, len(is_latent)) if not is_latent[slot]], """
+        slot       0    1    |    2    3    4
+        input      2    8    |    7   <0>   3
+
+        predicts  7  3
+        yours     1  3
+        right     1  2
+                     ^
+    """)])
+def test_a_likely_mistake_is_drawn(name, wrong, shown):
+    """Bug caught: rows on which the mistake that students make does not show, or ^ elsewhere."""
+    drawn = exercises.first_mistake(name, wrong)
+    assert drawn.split("\n\n", 1)[1] == dedent(shown).strip()
+
+
+def forgetful(is_latent):
+    return is_latent[len(is_latent)]
+
+
+def emptying(is_latent):
+    while is_latent:
+        is_latent.pop()
+
+
+@pytest.mark.parametrize("wrong, shown", [
+    (forgetful, f"IndexError: list index out of range (line {forgetful.__code__.co_firstlineno + 1}"
+     " of test_exercises.py)"),
+    (emptying, "None, which is not a list"),
+    (lambda is_latent: tuple(range(len(is_latent))), "(0, 1), which is not a list"),
+    (lambda is_latent: torch.arange(len(is_latent)), "tensor([0, 1]), which is not a list")])
+def test_an_answer_that_is_no_list(wrong, shown):
+    """Bug caught: a traceback through our code, or a function that empties the row it is shown."""
+    drawn = exercises.first_mistake("position_ids", wrong)
+    assert drawn.startswith("position_ids([False, False])\n\n")
+    assert drawn.endswith(f"yours     {shown}")
 
 
 def test_the_examples_in_the_blank_functions(solution):
     """Bug caught: a docstring that contradicts the real function."""
     blank = {}
     exec(exercises.BLANK, blank)
-    for name in ("position_ids", "sources", "read_slots"):
+    for name in ("stands_before", "position_ids", "sources", "read_slots"):
         function = getattr(solution, name)
         tests = doctest.DocTestParser().get_doctest(blank[name].__doc__, {name: function}, name,
                                                     None, None)
