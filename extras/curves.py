@@ -179,17 +179,23 @@ def curves(task: str, rows: list[dict]) -> str:
     return picture(width, TOP + height + 52, title, parts + lines(x, y, values, looks))
 
 
-def dial(rows: list[dict]) -> str:
-    """Far OOD accuracy against P of generation-P, a dot for each base; "" for fewer than two P."""
+def dial_values(rows: list[dict]) -> Values:
+    """Far OOD accuracy against P of generation-P: for each method and P, the values of all bases."""
     names = {row["task"] for row in rows if re.fullmatch(r"generation(-[\d.]+)?", row["task"])}
     probabilities = {name: float(name.partition("-")[2] or 0.5) for name in names}
-    far = splits_of("generation", [row for row in rows if row["task"] in names]).get("far OOD", [])
     values = {}
     for name in sorted(names, key=probabilities.__getitem__):
         mine = [row for row in rows if row["task"] == name]
+        far = splits_of(name, mine).get("far OOD", [])
         for method in DIAL_METHODS:
             if bases := by_base(observations(mine, method, "accuracy", far)):
                 values.setdefault(method, {})[probabilities[name]] = bases
+    return values
+
+
+def dial(rows: list[dict]) -> str:
+    """A line for each method, a dot for each base; "" for fewer than two P."""
+    values = dial_values(rows)
     ticks = sorted({at for line in values.values() for at in line})
     if len(ticks) < 2:
         return ""
@@ -199,7 +205,8 @@ def dial(rows: list[dict]) -> str:
     parts = axes(x, y, ticks, "probability that the text of pre-training restates its rule")
     parts += [element("circle", cx=x(at), cy=y(base), r=3.5, opacity=0.5, fill=looks[method].colour)
               for method in looks for at, bases in values[method].items() for base in bases]
-    title = f"Generation: accuracy far OOD, equations {span(far)}"
+    far = splits_of("generation", [row for row in rows if row["task"].startswith("generation")])
+    title = f"Generation: accuracy far OOD, equations {span(far['far OOD'])}"
     return picture(width, TOP + height + 52, title, parts + lines(x, y, values, looks))
 
 

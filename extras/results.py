@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean
 
 from extras.claims import claim_of, observations, read, span, splits_of
-from extras.report import sections
+from extras.curves import dial_values
+from extras.report import mean_and_sd, sections
 
 DOCS = Path(__file__).parent.parent / "docs"
 INTRODUCTION = """# All results
@@ -52,12 +53,28 @@ def chosen_table(task: str, tunings: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def dial_table(rows: list[dict]) -> str:
+    """Far OOD accuracy at each setting of the dial."""
+    values = dial_values(rows)
+    settings = sorted({setting for line in values.values() for setting in line})
+    lines = ["| Generation, accuracy far OOD; rules restated with | "
+             + " | ".join(f"{setting:g}" for setting in settings) + " |",
+             "|---" * (1 + len(settings)) + "|"]
+    lines += [f"| `{method}` | "
+              + " | ".join(mean_and_sd(line.get(setting, [])) for setting in settings) + " |"
+              for method, line in values.items()]
+    return "\n".join(lines) + "\n"
+
+
 def section(folder: Path) -> str:
     """The text of a folder and its tables."""
     results = [read(path) for path in sorted(folder.glob("*.json"))]
     rows = [row for each in results for row in each["rows"]]
     tunings = [tuning for each in results for tuning in each["tuning"]]
     parts = [(folder / "about.md").read_text(encoding="utf-8")]
+    if folder.name == "dial":  # in the confirming run it stood at 0.5
+        beside = [read(path)["rows"] for path in folder.parent.glob("confirm/generation-*.json")]
+        parts.append(dial_table(sum(beside, rows)))
     tasks = dict.fromkeys(row["task"] for row in rows)
     for task, report in zip(tasks, sections(rows)):
         mine = [row for row in rows if row["task"] == task]

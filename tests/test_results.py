@@ -38,3 +38,16 @@ def test_each_base_has_its_column():
              "split": "ood", "exact": exact, "accuracy": 1.0}
             for base, seed, exact in ((3, 0, 0.0), (3, 1, 0.5), (4, 0, 1.0))]
     assert results.base_table("echo", rows).splitlines()[-1] == "| `Start_2` | 0.25 | 1.00 |"
+
+
+def test_a_line_of_the_dial():
+    """Bug caught: settings out of order or in another's column, or equations before the 16th."""
+    rows = [{"task": task, "method": "Comma_4", "base": base, "seed": 0, "length": length,
+             "split": "ood", "exact": 0.0, "accuracy": accuracy}
+            for task, base, length, accuracy in (
+                ("generation", 15, 16, 0.75), ("generation-0.1", 150, 6, 0.0),
+                ("generation-0.1", 150, 16, 0.5), ("generation-0.1", 151, 16, 1.0),
+                ("generation-0", 150, 16, 0.25))]
+    assert results.dial_table(rows).splitlines() == [
+        "| Generation, accuracy far OOD; rules restated with | 0 | 0.1 | 0.5 |", "|---|---|---|---|",
+        "| `Comma_4` | 0.25 | 0.75 ± 0.35 | 0.75 |"]
