@@ -81,6 +81,7 @@ PRETRAINING = {  # steps that were enough on every base tried, and the share of 
 OPTIMIZERS = {"Muon": Muon, "AdamW": torch.optim.AdamW}
 FAST_PRETRAIN = {"steps": 20, "warmup": 5}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
+TESTING = 10  # 512 answers take about ten times as long as 22
 
 
 # ------------------------------------------------------------------------------------------ methods
@@ -517,6 +518,21 @@ def count_stages(methods: dict[Task, list[Method]], args: argparse.Namespace) ->
     return sum(len(args.bases) * (1 + args.seeds * len(methods[task])) for task in methods)
 
 
+def real_minutes(seconds: dict[str, float], methods: dict[Task, list[Method]],
+                 args: argparse.Namespace) -> float:
+    """What the command takes without --fast, from the seconds of its stages with it."""
+    total = 0.0
+    for task, number in product(methods, args.bases):
+        stage = f"{task.name}, base {number}, "
+        total += (seconds[stage + "pre-training"]
+                  * pretraining_of(task, number, False).steps / FAST_PRETRAIN["steps"])
+        for method, seed in product(methods[task], range(args.seeds)):
+            took = seconds[stage + f"{method}, seed {seed}"]
+            testing = min(took, seconds[stage + "base, seed 0"])
+            total += testing * TESTING + (took - testing) * args.steps / FAST_TUNE["steps"]
+    return total / 60
+
+
 def run(args: argparse.Namespace) -> None:
     """Pre-train, freeze, tune, test, print."""
     tuning = TuneConfig(steps=args.steps)
@@ -529,14 +545,21 @@ def run(args: argparse.Namespace) -> None:
         record = Run(folder, tuning)
         with tqdm(total=count_stages(methods, args), desc="stages", leave=False) as stages:
             for task, number in product(methods, args.bases):
+                started = time.perf_counter()
                 base = pretrain(task, pretraining_of(task, number, args.fast),
                                 folder / f"{task.name}-base{number}.pt", args.device)
+                record.results["seconds"].setdefault(  # of the command that finished it
+                    f"{task.name}, base {number}, pre-training", time.perf_counter() - started)
                 record.tie_to_base(task, number, base)
                 stages.update()
                 failures += compare(record, base, task, methods[task], number, args.seeds, stages)
         for task in methods:
             record.print_table(task)
-    print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
+    print(f"\nwrote {record.path}")
+    if args.fast:
+        minutes = real_minutes(record.results["seconds"], methods, args)
+        print(f"with --fast the numbers mean nothing; without, this takes some {minutes:.0f} "
+              "minutes on this machine")
     if failures:
         raise UserError("; ".join(failures))
 

@@ -180,6 +180,13 @@ def test_unsynchronized_decoding_equals_each_row_alone(writer, notation):
     assert len(set(commas)) > 1, "the rows ought to differ in when they need their latents"
 
 
+def test_a_group_in_two_places_has_the_rank_of_the_first():
+    """Bug caught: latents of two groups in another order before a token where both stand."""
+    for notation, order in (("Comma,End_1+2_1", [("2",), ("Comma", "End")]),
+                            ("2_1+End,Comma_1", [("End", "Comma"), ("2",)])):
+        assert [group.places for group in Placement.parse(notation).groups] == order
+
+
 @pytest.mark.parametrize("shared, apart", [("Start,Comma_2", "Start_2+Comma_2"),
                                            ("End,Comma_1-own", "End_1+Comma_1-own"),
                                            ("Start,3_1", "Start_1+3_1")])

@@ -489,3 +489,16 @@ def test_the_bar_over_all_counts_every_stage():
     args = train.make_parser().parse_args("--task all --bases 3 4 --seeds 2".split())
     methods = {task: [Method(), Method.parse("Start_2")] for task in TASKS.values()}
     assert train.count_stages(methods, args) == len(TASKS) * 2 * (1 + 2 * 2)
+
+
+def test_what_a_real_run_takes():
+    """Bug caught: steps of one part counted for another, or testing scaled like tuning."""
+    args = train.make_parser().parse_args(["--fast", "--seeds", "2"])
+    methods = {TASKS["generation"]: [Method.parse(name) for name in ("base", "Start_4")]}
+    seconds = {"generation, base 0, pre-training": 2.0, "generation, base 0, base, seed 0": 1.0,
+               "generation, base 0, base, seed 1": 1.0, "generation, base 0, Start_4, seed 0": 4.0,
+               "generation, base 0, Start_4, seed 1": 4.0}
+    testing, tuning = 4 * 1.0, 2 * 3.0
+    assert train.real_minutes(seconds, methods, args) == pytest.approx(
+        (2.0 * 900 / train.FAST_PRETRAIN["steps"] + testing * train.TESTING
+         + tuning * 300 / train.FAST_TUNE["steps"]) / 60)
