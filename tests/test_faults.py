@@ -153,6 +153,8 @@ def test_a_base_with_wrong_inner_types_is_refused(change, finished, capsys):
 
 @pytest.mark.parametrize("change, named", [
     (lambda saved: saved["rows"].pop(3), "length"),
+    (lambda saved: saved["rows"].extend([row | {"seed": 1} for row in saved["rows"][1:]]),
+     "length"),
     (lambda saved: saved["rows"][0].update(accuracy="1.0"), "accuracy"),
     (lambda saved: saved["rows"].append("a row"), ""),
     (lambda saved: saved.update(rows={}, tuning=3), "")])

@@ -185,6 +185,7 @@ def test_a_group_in_two_places_has_the_rank_of_the_first():
     for notation, order in (("Comma,End_1+2_1", [("2",), ("Comma", "End")]),
                             ("2_1+End,Comma_1", [("End", "Comma"), ("2",)])):
         assert [group.places for group in Placement.parse(notation).groups] == order
+    assert str(Placement.parse("Start,Comma_2-own")) == "Start,Comma_2-own"
 
 
 @pytest.mark.parametrize("shared, apart", [("Start,Comma_2", "Start_2+Comma_2"),
