@@ -555,13 +555,12 @@ def run(args: argparse.Namespace) -> None:
                 failures += compare(record, base, task, methods[task], number, args.seeds, stages)
         for task in methods:
             record.print_table(task)
-    print(f"\nwrote {record.path}")
-    if args.fast:
-        minutes = real_minutes(record.results["seconds"], methods, args)
-        print(f"with --fast the numbers mean nothing; without, this takes some {minutes:.0f} "
-              "minutes on this machine")
+    print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
     if failures:
         raise UserError("; ".join(failures))
+    if args.fast:
+        minutes = real_minutes(record.results["seconds"], methods, args)
+        print(f"without it this takes some {minutes:.0f} minutes on this machine")
 
 
 def compare(record: Run, base: GPT, task: Task, methods: list[Method], number: int,
