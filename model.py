@@ -8,7 +8,7 @@ tokens. Two properties make it usable with them:
     * what a slot attends to is decided by *slot order* and by padding, never by position id.
 
 One thing is out of the ordinary: an input embedding also sees the two verbal tokens before its own
-(``GPT.embed``; the README says why).
+(``GPT.embed``; docs/testbed.md says why).
 
 Letters used for shapes in every file:
 

@@ -11,7 +11,7 @@ others are made of its tuned latents:
     full                 all weights tuned; and whether other rules are still followed when stated
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
     Comma_4:shuffled     every tuned vector in the place of the next
-    Comma_4:removed      without the last group
+    Start_2+Comma_2:removed  (Repetition) without the group before commas
 """
 
 import argparse
