@@ -67,14 +67,14 @@ class KVCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (B, H, T, K) of one layer; return all S of them, the old ones first."""
         end = self.length + k.shape[2]
-        self.keys[layer, :, :, self.length:end] = k
-        self.values[layer, :, :, self.length:end] = v
+        self.keys[layer].narrow(2, self.length, k.shape[2]).copy_(k)  # refuses what a slice ignores
+        self.values[layer].narrow(2, self.length, v.shape[2]).copy_(v)
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def append_mask(self, attention_mask: Tensor) -> Tensor:
         """Store (B, T) of the new slots; return (B, S) of all."""
         end = self.length + attention_mask.shape[1]
-        self.attention_mask[:, self.length:end] = attention_mask
+        self.attention_mask.narrow(1, self.length, attention_mask.shape[1]).copy_(attention_mask)
         return self.attention_mask[:, :end]
 
 

@@ -503,8 +503,8 @@ def pretraining_of(task: Task, base: int, fast: bool) -> PretrainConfig:
 
 def plan(args: argparse.Namespace) -> dict[Task, list[Method]]:
     """The methods to compare in each task. Raises UserError on bad arguments."""
-    if min(args.seeds, args.steps) < 1:
-        raise UserError("--seeds and --steps must be positive")
+    if min(args.seeds, args.steps) < 1 or min(args.bases) < 0:
+        raise UserError("--seeds and --steps must be positive, --bases not negative")
     methods = {}
     for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         names = args.methods or METHODS.get(task.name, METHODS["generation"])

@@ -80,6 +80,16 @@ def test_cached_equals_uncached(model, pieces):
     torch.testing.assert_close(torch.cat(parts, dim=1), model(*inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_full_cache_takes_no_more(model, pieces):
+    """Bug caught: slots past the end that are dropped without a word, as a slice would do."""
+    token_ids, position_ids = some_input()
+    cache = KVCache(model.config, 3, capacity=12)
+    model(model.embed(token_ids), position_ids, cache=cache)
+    with pytest.raises(RuntimeError):
+        model(model.embed(token_ids[:, :pieces]), position_ids[:, :pieces], cache=cache)
+
+
 def test_a_larger_cache_gives_the_same(model):
     """Bug caught: attention to the room that a cache has not filled yet."""
     token_ids, position_ids = some_input()
