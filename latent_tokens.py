@@ -8,7 +8,7 @@ Tokens", arXiv 2505.12629: placement, insertion, position sharing, targets, deco
     slot           0    1    2    3    4          5    6    7    8
     input         <S>   1   <C>   ,    2          3   <C>   ,    4
     position_id    0    0    1    1    2          3    4    4    5
-    read for                           3          ,         4
+    predicts                           3          ,         4
 
 * A latent takes the position id of the verbal token after it, so verbal tokens keep the ids that
   they would have without latents (here 0 1 2 3 4 5): inserting latents moves nothing.

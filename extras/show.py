@@ -51,7 +51,7 @@ def diagram(placement: Placement, query: str, response: str, width: int) -> str:
     rows = {"slot": [str(slot) for slot in slots],
             "input": [inputs[source] for source in sources],
             "position_id": [str(position_id) for position_id in position_ids],
-            "read for": [read_for.get(slot, "") for slot in slots]}
+            "predicts": [read_for.get(slot, "") for slot in slots]}
     query_slots = read_slots[0] + 1  # the first response token is read off the last of them
     longest = max(len(text) for row in rows.values() for text in row)
     cell = max(5, longest + 1) | 1  # an odd number, so that a cell has a middle

@@ -16,7 +16,7 @@ import train
 
 def table(picture: str) -> dict[str, list[str]]:
     """The texts of each row, all blocks together; the headings are left out."""
-    rows = {"slot": [], "input": [], "position_id": [], "read for": []}
+    rows = {"slot": [], "input": [], "position_id": [], "predicts": []}
     for line in picture.splitlines():
         if line[:13].strip():
             rows[line[:13].strip()] += line[13:].split()
@@ -36,7 +36,7 @@ def test_the_picture_at_the_top_of_latent_tokens():
     documentation = latent_tokens.__doc__.splitlines()
     first = next(i for i, line in enumerate(documentation) if line.split() == ["query", "response"])
     picture = dedent("\n".join(documentation[first:first + 5]))
-    assert "read for" in picture
+    assert "predicts" in picture
     drawn = show.diagram(Placement.parse("Start_1+Comma_1"), "1,2", "3,4", width=100)
     assert drawn == picture
 
@@ -47,7 +47,7 @@ def test_a_periodic_group():
         "slot": list("01234567"),
         "input": ["1", "2", "<2>", "3", "4", "<2>", "<4>", "5"],
         "position_id": list("01223444"),
-        "read for": ["3", "4", "5"]}
+        "predicts": ["3", "4", "5"]}
 
 
 def test_groups_of_two():
@@ -57,7 +57,7 @@ def test_groups_of_two():
         "slot": list("01234567"),
         "input": ["1", "2", "<E>", "<2.1>", "<2.2>", "<C1>", "<C2>", ","],
         "position_id": list("01222222"),
-        "read for": [","]}
+        "predicts": [","]}
 
 
 def test_a_response_is_read_off_the_end_of_the_augmented_query():
@@ -67,7 +67,7 @@ def test_a_response_is_read_off_the_end_of_the_augmented_query():
         "slot           0    1          2",
         "input          1   <E>         2",
         "position_id    0    1          1",
-        "read for            2"]
+        "predicts            2"]
 
 
 @pytest.mark.parametrize("notation, names", [
