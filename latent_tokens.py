@@ -59,7 +59,7 @@ class Group:
     def stands_before(self, t: int, token_id: int | None, query_length: int) -> bool:
         """Does the group stand before verbal token t = 0, 1, ... of a row? (None: not known yet)"""
         for place in self.places:
-            if place == "Start" and t == 0 or place == "End" and t == query_length:
+            if (place, t) in (("Start", 0), ("End", query_length)):
                 return True
             if place.isdigit() and t > 0 and t % int(place) == 0:
                 return True
@@ -87,8 +87,8 @@ class Placement:
         separators: the token ids that count as a comma (in another tokenizer), or more separators.
         """
         names, groups = ["Start", "End", *separators], []
-        place = rf"(?:{'|'.join(names)}|[1-9][0-9]{{0,2}})"
-        pattern = re.compile(rf"({place}(?:,{place})*)_([1-9][0-9]{{0,2}})")
+        name = rf"(?:{'|'.join(names)}|[1-9][0-9]{{0,2}})"
+        pattern = re.compile(rf"({name}(?:,{name})*)_([1-9][0-9]{{0,2}})")
         for term in notation.removesuffix(OWN_POSITIONS).split("+"):
             match = pattern.fullmatch(term)
             if not match:
@@ -298,7 +298,7 @@ def next_token_ids(model: GPT, latents: LatentTokens, rows: list[AugmentedRow], 
     query, later one token. Returns each row's most probable next token."""
     new_sources, position_ids = zip(*(row.take_new_slots() for row in rows))
     lengths = torch.tensor([[len(sources)] for sources in new_sources], device=model.device)
-    # After the queries ``verbal`` has one column, and every source from M on means that column.
+    # After the queries ``verbal`` holds the new token alone: all sources from M on mean that one.
     last_source = latents.placement.total + verbal.shape[1] - 1
     sources = pad(new_sources, device=model.device).clamp(max=last_source)  # (B, T)
     attention_mask = torch.arange(sources.shape[1], device=model.device) < lengths  # (B, T)

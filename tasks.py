@@ -47,7 +47,7 @@ def random_source(purpose: str, seed: int) -> random.Random:
 @dataclass(frozen=True)
 class Example:
     query: str  # what the model reads
-    response: str  # what it is to write
+    response: str  # what it is to write, with END where stopping is part of the task
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Task:
     """
 
     name: str  # on the command line
-    letter: str  # opens a header: "G" in "G+-9:"
+    letter: str  # opens a header, "G" in "G+-9:", and stands nowhere else
     target_rule: str  # what latents are tuned to elicit
     plain_rule: str  # what a document follows before it states a rule
     rules: tuple[str, ...]  # the family (not needed where ``any_rule`` is overridden)
@@ -97,7 +97,7 @@ class Task:
 
     def restate(self, rng: random.Random, probability: float, rule: str,
                 choose: Callable[[random.Random, str], str]) -> tuple[str, str]:
-        """With this probability a newly chosen rule and its header, else the rule and no text."""
+        """With this probability a newly chosen rule and its header, else this rule and ''."""
         if probability and rng.random() < probability:  # at 0 nothing is drawn
             rule = choose(rng, rule)
             return rule, self.header(rule)
@@ -346,7 +346,7 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
 
 def target_ids(task: Task, text: str) -> list[int]:
     """Token ids, with NOT_SCORED for every character of a header."""
-    blank = re.sub(f"{task.letter}[^:]*:+", lambda header: " " * len(header[0]), text)
+    blank = re.sub(f"{re.escape(task.letter)}[^:]*:+", lambda header: " " * len(header[0]), text)
     return [TOKEN_ID.get(character, NOT_SCORED) for character in blank]
 
 

@@ -442,22 +442,22 @@ class Run:
         """Add the rows of one method and seed; returns the model that was tested."""
         started = time.perf_counter()
         model, latents = base, LatentTokens(Placement(), base.config.n_embd).to(base.device)
-        record = None
+        trials = None
         if method.full or method.placement.groups:
-            model, latents, record = tune_best(base, task, method, seed, self.tuning)
+            model, latents, trials = tune_best(base, task, method, seed, self.tuning)
         if method.placement.groups:
             write(self.latents_path(task, method, number, seed), latents.save)
         rows = test(model, latents, task, method, seed, self.tuning)
-        self.add(rows, number, started, record)
+        self.add(rows, number, started, trials)
         return model
 
     def add(self, rows: list[dict], number: int, started: float,
-            record: dict | None = None) -> None:
-        """Keep the rows of one method, base and seed, and the record of its tuning, at once."""
+            trials: dict | None = None) -> None:
+        """Keep the rows of one method, base and seed, and what its tuning tried, at once."""
         rows = [{"base": number} | row for row in rows]
-        if record is not None:
+        if trials is not None:
             key = {part: rows[0][part] for part in ("task", "method", "base", "seed")}
-            self.results["tuning"].append(key | record)
+            self.results["tuning"].append(key | trials)
         stage = "{task}, base {base}, {method}, seed {seed}".format(**rows[0])
         self.results["rows"] += rows
         self.results["seconds"][stage] = round(time.perf_counter() - started, 1)

@@ -10,7 +10,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from extras.controls import load_frozen, open_run
-from latent_tokens import LatentTokens, UserError
+from extras.show import load_latents
+from latent_tokens import UserError
 from tasks import TASKS, Example, draw_examples
 from train import METHODS, Method, answers
 
@@ -42,9 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
         run = open_run(args.folder)
         base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
         examples = draw_examples(task, [max(task.test_lengths)], "test", 0, args.examples)
-        for method in map(Method.parse, args.methods or METHODS[task.name]):
-            path = run.latents_path(task, method, args.base, 0)
-            latents = LatentTokens.load(path, base.config.n_embd)
+        names = args.methods or METHODS.get(task.name, METHODS["generation"])
+        for method in map(Method.parse, names):
+            latents = load_latents(run, task, method, args.base, 0, base.config.n_embd)
             for example, text in zip(examples, answers(base, latents, task, method, examples)):
                 print(f"{method} on {example.query} {marked(example, text)}\n")
     except UserError as error:

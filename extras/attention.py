@@ -29,6 +29,7 @@ import torch.nn.functional as F
 
 from extras.controls import load_frozen, open_run
 from extras.report import encodes
+from extras.show import load_latents
 from latent_tokens import LatentTokens, Placement, UserError, make_batch
 from model import GPT
 from tasks import TASKS, Example, draw_examples, encode
@@ -218,8 +219,7 @@ def show(args: argparse.Namespace) -> None:
     model = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
     if args.layer not in (None, *range(model.config.n_layer)):
         raise UserError(f"--layer {args.layer}: choose from 0 to {model.config.n_layer - 1}")
-    path = run.latents_path(task, method, args.base, args.seed)
-    latents = LatentTokens.load(path, model.config.n_embd)
+    latents = load_latents(run, task, method, args.base, args.seed, model.config.n_embd)
     examples = answered(model, latents, method, args)
     measured = Measured.over(model, latents, examples)
     layer = measured.favourite_layer() if args.layer is None else args.layer

@@ -41,7 +41,8 @@ def place(latents: LatentTokens, notation: str) -> LatentTokens:
 def make(name: str, run: Run, args: argparse.Namespace, n_embd: int) -> LatentTokens:
     """The latents that a name on the command line stands for. Raises UserError on any other."""
     notation, _, change = name.partition(":")
-    latents = load_latents(run, TASK, Method(Placement.parse(notation)), args, n_embd)
+    latents = load_latents(run, TASK, Method(Placement.parse(notation)), args.base, args.seed,
+                           n_embd)
     if change in ("random", "shuffled"):
         return alter(latents, change, args.seed)
     return place(latents, change) if change else latents

@@ -88,14 +88,14 @@ def check(args: argparse.Namespace) -> None:
                             f"alphabet {ALPHABET}")
 
 
-def load_latents(run: Run, task: Task, method: Method, args: argparse.Namespace,
+def load_latents(run: Run, task: Task, method: Method, base: int, seed: int,
                  n_embd: int) -> LatentTokens:
     """The latents that a run has tuned. Raises UserError if it has not, and says how to."""
-    path = run.latents_path(task, method, args.base, args.seed)
+    path = run.latents_path(task, method, base, seed)
     if not path.exists():
         raise UserError(f"there is no {path}: tune these latents with python train.py --task "
-                        f"{task.name} --methods {method} --bases {args.base} "
-                        f"--seeds {args.seed + 1} --out {args.folder}")
+                        f"{task.name} --methods {method} --bases {base} "
+                        f"--seeds {seed + 1} --out {run.path.parent}")
     return LatentTokens.load(path, n_embd)
 
 
@@ -105,7 +105,7 @@ def show(args: argparse.Namespace) -> None:
     task, method = TASKS[args.task], Method(Placement.parse(args.method))
     run = open_run(args.folder)
     base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
-    latents = load_latents(run, task, method, args, base.config.n_embd)
+    latents = load_latents(run, task, method, args.base, args.seed, base.config.n_embd)
     query = args.prompt
     if query is None:
         query = draw_examples(task, task.test_lengths[:1], "test", args.seed, 1)[0].query

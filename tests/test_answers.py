@@ -28,4 +28,4 @@ def test_latents_that_are_not_there_are_named(finished, capsys):
     """Bug caught: a traceback for a method that was not tuned."""
     with pytest.raises(SystemExit):
         answers.main([str(finished), "--methods", "Comma_4"])
-    assert "generation-base0-Comma_4-seed0.pt does not hold latents" in capsys.readouterr().err
+    assert "generation-base0-Comma_4-seed0.pt: tune these latents" in capsys.readouterr().err

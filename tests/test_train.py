@@ -312,7 +312,7 @@ def test_other_settings_do_not_overwrite_a_run(finished, monkeypatch, capsys):
 
 
 def test_a_base_is_not_reused_for_another_text(finished, monkeypatch, capsys):
-    """Bug caught: an edited ``document`` (an exercise of docs/exercises.md) that changes nothing, even
+    """Bug caught: an edited ``document`` (as in docs/exercises.md) that changes nothing, even
     where the edit shows only every now and then."""
     document, count = TASKS["generation"].document, iter(range(10_000))
     monkeypatch.setattr(TASKS["generation"], "document", lambda rng, progress: (
