@@ -186,7 +186,8 @@ def test_attention_of_a_run(finished, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--method", "Comma_2"], "tune these latents with"), (["--length", "4"], "no answer is without"),
+    (["--method", "Comma_2"], "tune these latents with"),
+    (["--length", "4"], "no answer is without"),
     (["--length", "0"], "choose from 1 to 5"), (["--layer", "1"], "choose from 0 to 0")])
 def test_a_mistake_is_one_line(finished, capsys, arguments, message):
     """Bug caught: a traceback for what was not tuned, not answered, or does not exist."""
