@@ -1,0 +1,104 @@
+"""The text of latent_thoughts.py: documents under a hidden rule, and how well it can be predicted.
+
+    44@47=83,10@92=12,35@06=31,      +-9: first digits added, difference of the second, mod 9
+
+It is Generation's, without a header, and with fresh operands in every equation; so an operand costs
+log 10 a digit for any model, and a result nothing once the rule is known. The rule is one of 54. So
+knowing it is worth much to a model that cannot work it out from earlier equations, and at most
+log 54 = 4.0 nats a document to one that can. With more results an equation goes on as a chain:
+``44@47=83=34,``, each from the two numbers before it.
+"""
+
+from itertools import product
+from math import log
+import random
+import re
+from statistics import fmean
+
+from tasks import equation_result, random_source, two_digits
+
+RULES = ["".join(parts) for parts in product("+-x", "+-x", "567890")]
+
+
+def equation(rule: str, left: str, right: str, results: int = 1) -> str:
+    """``44@47=83,``, or with more results ``44@47=83=34,``."""
+    text = f"{left}@{right}"
+    for _ in range(results):
+        left, right = right, equation_result(rule, left, right)
+        text += f"={right}"
+    return text + ","
+
+
+def draw_documents(purpose: str, seed: int, count: int, equations: int,
+                   results: int = 1) -> tuple[list[str], list[str]]:
+    """The hidden rules and the texts, all of one length."""
+    rng, rules, texts = random_source(f"thoughts/{purpose}", seed), [], []
+    for _ in range(count):
+        rules.append(rng.choice(RULES))
+        texts.append("".join(equation(rules[-1], two_digits(rng), two_digits(rng), results)
+                             for _ in range(equations)))
+    return rules, texts
+
+
+# ----------------------------------------------------------------------------------------- judging
+
+def equations_of(text: str) -> list[str]:
+    """All that ends in a comma."""
+    return re.findall("[^,]*,", text)
+
+
+def follows(rule: str, item: str) -> bool:
+    """Is this an equation, and are its results right?"""
+    left, right = item[:2], item[3:5]
+    return ((left + right).isdigit()
+            and item == equation(rule, left, right, max(1, item.count("="))))
+
+
+def share_following(rule: str, text: str) -> float:
+    """The share of the equations of a text that follow the rule; 0 if there are none."""
+    return fmean([follows(rule, item) for item in equations_of(text)] or [0])
+
+
+def share_of_best_rule(text: str) -> float:
+    """The same for the rule that most of them follow."""
+    return max(share_following(rule, text) for rule in RULES)
+
+
+def consistent_rules(text: str) -> list[str]:
+    return [rule for rule in RULES if all(follows(rule, item) for item in equations_of(text))]
+
+
+# ---------------------------------------------------------------------------------- ideal figures
+
+def ideal_figures(texts: list[str]) -> dict[str, float]:
+    """Nats of a document, as means, for three readers who know all 54 rules by heart.
+
+    ``rule known``  is told the rule: operands alone.
+    ``ideal``       infers it from the whole text: log(54 / c) more, where c rules are consistent
+                    with it. No model has a lower NLL, and none with z a lower bound.
+    ``no memory``   reads every equation by itself: log(54 / c) more for each, with the c of that
+                    equation. (Where c = 1, that is the whole log 54 each time.)
+    """
+    def cost(text: str) -> float:
+        return log(len(RULES) / len(consistent_rules(text)))
+
+    operands = log(10) * 4 * len(equations_of(texts[0]))
+    return {"rule known": operands,
+            "ideal": operands + fmean(cost(text) for text in texts),
+            "no memory": operands + fmean(sum(map(cost, equations_of(text))) for text in texts)}
+
+
+def ideal_probe(texts: list[str]) -> float:
+    """How often the best guess at the rule is right: several may be consistent with a text."""
+    return fmean(1 / len(consistent_rules(text)) for text in texts)
+
+
+def ideal_share(rules: list[str], prefixes: list[str], rng: random.Random) -> float:
+    """The share of right equations of a writer who draws one of the rules that fit the prefix."""
+    shares = []
+    for rule, prefix in zip(rules, prefixes):
+        guesses, results = consistent_rules(prefix), equations_of(prefix)[0].count("=")
+        written = "".join(equation(rng.choice(guesses), two_digits(rng), two_digits(rng), results)
+                          for _ in range(20))
+        shares.append(share_following(rule, written))
+    return fmean(shares)
