@@ -288,8 +288,8 @@ def answers(model: GPT, latents: LatentTokens, task: Task, method: Method,
     """The generated text for each example, without the reminders in it."""
     reminder = task.header(task.target_rule) * method.reminders
     texts = []
-    for start in trange(0, len(examples), 128, desc=f"testing {method}", leave=False):
-        chunk = [in_words(task, method, each) for each in examples[start:start + 128]]
+    for start in trange(0, len(examples), 256, desc=f"testing {method}", leave=False):
+        chunk = [in_words(task, method, each) for each in examples[start:start + 256]]
         responses = generate(model, latents, [encode(each.query) for each in chunk],
                              max(len(each.response) for each in chunk), TOKEN_ID[END],
                              encode(reminder))
