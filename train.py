@@ -74,7 +74,7 @@ class TuneConfig:
     test_examples: int = 512  # spread evenly over the test lengths
 
 
-PRETRAINING = {  # steps that were enough on every base tried, and the share of short batches
+PRETRAINING = {  # steps that were enough on nearly all bases, and the share of short batches
     "generation": {"steps": 900, "short_until": 0.5},
     "repetition": {"steps": 640, "short": (16, 110), "short_until": 0.45},
     "summation": {"steps": 660, "short_until": 1 / 3}}
