@@ -54,6 +54,7 @@ class PretrainConfig:
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps
     decay: float = 0.5  # the last part (0 ... 1) of the steps, over which the rates fall to zero
+    repeats: int = 2  # of the second half of the steps, at most, while the base lacks its skill
     model: GPTConfig = GPTConfig(vocab_size=len(ALPHABET))
 
 
@@ -74,12 +75,13 @@ class TuneConfig:
     test_examples: int = 512  # spread evenly over the test lengths
 
 
-PRETRAINING = {  # steps that were enough on nearly all bases, and the share of short batches
+PRETRAINING = {  # steps that are enough on nearly all bases, and the share of short batches
     "generation": {"steps": 900, "short_until": 0.5},
     "repetition": {"steps": 640, "short": (16, 110), "short_until": 0.45},
     "summation": {"steps": 660, "short_until": 1 / 3}}
 OPTIMIZERS = {"Muon": Muon, "AdamW": torch.optim.AdamW}
-FAST_PRETRAIN = {"steps": 20, "warmup": 5}
+LEARNED = 0.95  # the skill that a base needs
+FAST_PRETRAIN = {"steps": 20, "warmup": 5, "repeats": 0}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 TESTING = 10  # 512 answers take about ten times as long as 22
 
@@ -140,12 +142,30 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
+def schedule_step(step: int, config: PretrainConfig) -> int:
+    """Where a step stands in the schedule: after its end, in its second half again."""
+    half = config.steps // 2
+    return step if step < config.steps else half + (step - half) % (config.steps - half)
+
+
+def pretraining_loss(model: GPT, task: Task, step: int, config: PretrainConfig) -> torch.Tensor:
+    """The mean cross-entropy of one batch of text: short rows first, then long ones."""
+    progress = schedule_step(step, config) / config.steps
+    shape = config.short if progress < config.short_until else config.long
+    rng = random_source(f"{task.name}/pretrain/{step}", config.seed)
+    token_ids, targets = pretraining_batch(task, rng, progress, *shape)  # each (B, N)
+    position_ids = torch.arange(shape[1], device=model.device).expand(shape)
+    logits = model(model.embed(token_ids.to(model.device)), position_ids)  # (B, N, V)
+    return F.cross_entropy(logits.flatten(0, 1), targets.to(model.device).flatten())
+
+
 def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT:
     """The frozen base: read from ``path`` if it is finished there, else trained (on) and saved.
 
-    Saves every 50 steps, optimizers included, so that a run that was stopped ends up like an
-    unstopped one. Raises UserError if ``path`` cannot be read or written, or has other settings or
-    text, and where the loss is not finite.
+    A skill forms late, at a random moment. A base that lacks it at the end of the schedule goes
+    through the second half again, on new text. Saves every 50 steps, optimizers included, so that
+    a run that was stopped ends up like an unstopped one. Raises UserError if ``path`` cannot be
+    read or written, or has other settings or text, and where the loss is not finite.
     """
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
@@ -153,59 +173,76 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
     rng = random_source("checksum", 0)
     text = "".join(task.document(rng, n / 1000) for n in range(1000))
     settings = asdict(config) | {"text": zlib.crc32(text.encode())}
-    done = load_base(path, settings, model, optimizers) if path.exists() else 0
-    bar = trange(done, config.steps, initial=done, total=config.steps, desc="pre-training",
-                 leave=False)
+    again = config.steps - config.steps // 2
+    ends = range(config.steps, config.steps + again * config.repeats + 1, again)
+    done = load_base(path, settings, ends[-1], model, optimizers) if path.exists() else 0
+
+    def save(step: int) -> None:
+        checkpoint = {"settings": settings, "step": step, "model": model.state_dict(),
+                      "optimizers": [each.state_dict() for each in optimizers]}
+        write(path, lambda file: torch.save(checkpoint, file))
+
+    for end in ends:
+        if done > end:
+            continue  # the skill was lacking there
+        train_base(model, optimizers, task, config, range(done, end), save)
+        done, able = end, skill(model, task, 300)
+        if able >= LEARNED:
+            break
+        lacking = f"{path} answers only {able:.0%} of {task.name} with reminders in words"
+        if end < ends[-1]:
+            tqdm.write(f"{lacking}: {again} more steps")
+        else:
+            tqdm.write(f"warning: {lacking}; what is tuned on it says little. Take another seed: "
+                       "--bases")
+    return model.requires_grad_(False).eval()
+
+
+def train_base(model: GPT, optimizers: list[torch.optim.Optimizer], task: Task,
+               config: PretrainConfig, steps: range, save: Callable[[int], None]) -> None:
+    """Take these steps. Calls ``save`` with the steps that are done."""
+    bar = tqdm(steps, initial=steps.start, total=steps.stop, desc="pre-training", leave=False)
     for step in bar:
-        progress = step / config.steps
-        shape = config.short if progress < config.short_until else config.long
-        rng = random_source(f"{task.name}/pretrain/{step}", config.seed)
-        token_ids, targets = pretraining_batch(task, rng, progress, *shape)  # each (B, N)
-        position_ids = torch.arange(shape[1], device=device).expand(shape)
-        logits = model(model.embed(token_ids.to(device)), position_ids)  # (B, N, V)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
+        loss = pretraining_loss(model, task, step, config)
         if not loss.isfinite():
-            raise UserError(f"{path}: the loss of step {step} is {loss.item()}: lower the rates")
+            raise UserError(f"{task.name}, base {config.seed}: the loss of step {step} is "
+                            f"{loss.item()}: lower the rates")
         loss.backward()
         for optimizer in optimizers:
-            set_learning_rate(optimizer, learning_rate(step, config))
+            set_learning_rate(optimizer, learning_rate(schedule_step(step, config), config))
             optimizer.step()
         model.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % 100 == 0:
-            bar.set_description(f"pre-training, skill {skill(model, task):.2f}")
-        if (step + 1) % 50 == 0 or step + 1 == config.steps:
-            checkpoint = {"settings": settings, "step": step + 1, "model": model.state_dict(),
-                          "optimizers": [each.state_dict() for each in optimizers]}
-            write(path, lambda file: torch.save(checkpoint, file))
-    able = skill(model, task)
-    if able < 0.95:
-        tqdm.write(f"warning: {path} answers only {able:.0%} of {task.name} with the rule in words "
-                   "before every item; what is tuned on it says little. Take another seed: --bases")
-    return model.requires_grad_(False).eval()
+            bar.set_description(f"pre-training, skill {skill(model, task, 40):.2f}")
+        if (step + 1) % 50 == 0 or step + 1 == steps.stop:
+            save(step + 1)
 
 
 @torch.no_grad()
-def skill(model: GPT, task: Task) -> float:
+def skill(model: GPT, task: Task, count: int) -> float:
     """The share of exact answers with reminders, by teacher forcing: what a base can do at all."""
     method = REFERENCES["reminders"]
-    examples = draw_examples(task, task.test_lengths, "validation", 0, 100)
-    examples = [in_words(task, method, example) for example in examples]
-    batch = to_batch(method.placement, examples, model.device)
     latents = LatentTokens(method.placement, model.config.n_embd).to(model.device)
-    targets = pad([target_ids(task, each.response) for each in examples], NOT_SCORED, model.device)
-    right = response_logits(model, latents, batch).argmax(dim=-1) == targets  # (B, R)
-    return (right | (targets == NOT_SCORED)).all(dim=1).float().mean().item()
+    examples = draw_examples(task, task.test_lengths, "validation", 0, count)
+    exact = []
+    for start in range(0, len(examples), 100):
+        chunk = [in_words(task, method, example) for example in examples[start:start + 100]]
+        batch = to_batch(method.placement, chunk, model.device)
+        targets = pad([target_ids(task, each.response) for each in chunk], NOT_SCORED, model.device)
+        right = response_logits(model, latents, batch).argmax(dim=-1) == targets  # (B, R)
+        exact += (right | (targets == NOT_SCORED)).all(dim=1).tolist()
+    return fmean(exact)
 
 
-def load_base(path: Path, settings: dict, model: GPT, optimizers: list) -> int:
-    """Load a checkpoint into model and optimizers; returns the steps it has done."""
+def load_base(path: Path, settings: dict, end: int, model: GPT, optimizers: list) -> int:
+    """Load a checkpoint into model and optimizers; returns the steps done, at most ``end``."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         refuse_difference(path, saved["settings"], settings)
         for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
             part.load_state_dict(state)
-        if saved["step"] not in range(settings["steps"] + 1):
+        if saved["step"] not in range(end + 1):
             raise ValueError("impossible step")
         if not all(weights.isfinite().all() for weights in model.parameters()):
             raise ValueError("weights that are not finite")

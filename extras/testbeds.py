@@ -11,7 +11,8 @@ an early statement is worth little, so that it fades; where they are not, it mus
 be reminded of, and tests of 13-26 variables ask whether latents help to *find* a variable where the
 base itself gets unreliable.
 
-All options are those of train.py.
+The bases of a variant are pre-trained for equally many steps, also those that lack a skill. All
+options are those of train.py.
 """
 
 import random
@@ -46,10 +47,10 @@ def register() -> None:
         task = Generation()
         task.name, task.restated = f"generation-{probability:g}", probability
         TASKS[task.name] = task
-        train.PRETRAINING[task.name] = train.PRETRAINING["generation"]
+        train.PRETRAINING[task.name] = train.PRETRAINING["generation"] | {"repeats": 0}
         train.METHODS[task.name] = ["Start_4", "Comma_4"]
     TASKS["retrieval"] = Retrieval()
-    train.PRETRAINING["retrieval"] = train.PRETRAINING["summation"]
+    train.PRETRAINING["retrieval"] = train.PRETRAINING["summation"] | {"repeats": 0}
     train.METHODS["retrieval"] = ["Start_2", "End_2", "Comma_2", "8_2"]
 
 

@@ -38,8 +38,8 @@ def refusal(capsys, *arguments: str) -> str:
     return lines[0]
 
 
-def tiny_base(path: Path, steps: int = 2):
-    config = PretrainConfig(**train.FAST_PRETRAIN | {"steps": steps})
+def tiny_base(path: Path, steps: int = 2, repeats: int = 0):
+    config = PretrainConfig(**train.FAST_PRETRAIN | {"steps": steps, "repeats": repeats})
     return train.pretrain(TASKS["generation"], config, path, "cpu")
 
 
@@ -206,12 +206,12 @@ def test_the_skill_of_a_base(character, count, expected, model, monkeypatch):
     """A model that writes the true answers, but in ``count`` of 100 a ? for this character. Bug
     caught: a base that is asked to write headers (G+-9:), or items counted for answers."""
     def logits(model, latents, batch):
-        answers = batch.targets.clamp(min=0)  # (100, R), padded with anything
+        answers = batch.targets.clamp(min=0)  # (100, R), one of two, padded with anything
         answers[:count][answers[:count] == TOKEN_ID[character]] = TOKEN_ID["?"]
         return F.one_hot(answers, len(ALPHABET))
 
     monkeypatch.setattr(train, "response_logits", logits)
-    assert train.skill(model, TASKS["generation"]) == pytest.approx(expected)
+    assert train.skill(model, TASKS["generation"], 200) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("able, warned", [(0.94, True), (0.95, False)])
@@ -219,11 +219,29 @@ def test_a_base_without_its_skill_is_named(able, warned, tmp_path, monkeypatch, 
     """First it is made, then read. Bug caught: a warning of weights that were trained on after it,
     or one that the second command does not repeat."""
     measured = []
-    monkeypatch.setattr(train, "skill", lambda model, task: measured.append(bits(model)) or able)
+    monkeypatch.setattr(train, "skill", lambda model, *_: measured.append(bits(model)) or able)
     for _ in ("made", "read"):
         base = tiny_base(tmp_path / "base.pt")
-        assert ("base.pt answers only 94% of generation" in capsys.readouterr().out) == warned
+        assert ("warning: " in capsys.readouterr().out) == warned
         assert equal(measured.pop(), bits(base))
+
+
+@pytest.mark.parametrize("able, end", [([0.95], 5), ([0.94, 0.95], 8), ([0.0, 0.9, 0.9], 11)])
+def test_a_base_without_its_skill_repeats_the_second_half(able, end, tmp_path, monkeypatch, capsys):
+    """Steps 2-4 of five again, on new text. Bug caught: a base that stops without its skill, goes
+    on with it, sees its text twice, or goes on at a rate of zero."""
+    texts, rates, left = [], [], iter(able)
+    source, rate = train.random_source, train.learning_rate
+    monkeypatch.setattr(train, "skill", lambda *_: next(left))
+    monkeypatch.setattr(train, "random_source", lambda *key: texts.append(key) or source(*key))
+    monkeypatch.setattr(train, "learning_rate",
+                        lambda step, config: rates.append(step) or rate(step, config))
+    tiny_base(tmp_path / "base.pt", steps=5, repeats=2)
+    assert torch.load(tmp_path / "base.pt")["step"] == end and not list(left)
+    assert rates[::2] == [0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4][:end]  # for each of two optimizers
+    assert [key for key in texts if key[0] != "checksum"] == \
+        [(f"generation/pretrain/{step}", 0) for step in range(end)]
+    assert ("base.pt answers only 94% of generation" in capsys.readouterr().out) == (end == 8)
 
 
 # ------------------------------------------------------------------------ interruptions
@@ -249,6 +267,28 @@ def test_interrupted_pretraining_goes_on_where_it_stood(tmp_path, monkeypatch):
             tiny_base(tmp_path / "resumed.pt", steps=52)
     assert torch.load(tmp_path / "resumed.pt")["step"] == 50
     assert equal(bits(whole), bits(tiny_base(tmp_path / "resumed.pt", steps=52)))
+
+
+def test_interrupted_repeats_go_on_where_they_stood(tmp_path, monkeypatch):
+    """The skill was lacking after 40 steps. Bug caught: a base resumed after 50, where it would
+    pass, that counts as finished, or one that is finished and goes on."""
+    ends = []
+
+    def skill(model, *_):
+        ends.append(bits(model))
+        return 1.0 - equal(ends[0], ends[-1])
+
+    monkeypatch.setattr(train, "skill", skill)
+    whole = bits(tiny_base(tmp_path / "whole.pt", steps=40, repeats=2))
+    assert len(ends) == 2
+    with monkeypatch.context() as patch:
+        interrupt(patch, "pretraining_loss", lambda model, task, step, config: step == 55)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_base(tmp_path / "resumed.pt", steps=40, repeats=2)
+    assert torch.load(tmp_path / "resumed.pt")["step"] == 50
+    for _ in ("resumed", "read"):
+        assert equal(whole, bits(tiny_base(tmp_path / "resumed.pt", steps=40, repeats=2)))
+    assert torch.load(tmp_path / "resumed.pt")["step"] == 60
 
 
 def test_interrupted_tuning_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
