@@ -54,7 +54,8 @@ class PretrainConfig:
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps
     decay: float = 0.5  # the last part (0 ... 1) of the steps, over which the rates fall to zero
-    repeats: int = 2  # of the second half of the steps, at most, while the base lacks its skill
+    needed_skill: float = 0.95  # share of exact answers with reminders; a base that has less
+    repeats: int = 2  # goes through the second half of the steps again, so often at most
     model: GPTConfig = GPTConfig(vocab_size=len(ALPHABET))
 
 
@@ -75,18 +76,21 @@ class TuneConfig:
     test_examples: int = 512  # spread evenly over the test lengths
 
 
-PRETRAINING = {  # steps that are enough on nearly all bases, and the share of short batches
+PRETRAINING = {  # steps that are enough on most bases, and the share of short batches
     "generation": {"steps": 900, "short_until": 0.5},
     "repetition": {"steps": 640, "short": (16, 110), "short_until": 0.45},
     "summation": {"steps": 660, "short_until": 1 / 3}}
 OPTIMIZERS = {"Muon": Muon, "AdamW": torch.optim.AdamW}
-LEARNED = 0.95  # the skill that a base needs
-FAST_PRETRAIN = {"steps": 20, "warmup": 5, "repeats": 0}
+FAST_PRETRAIN = {"steps": 20, "warmup": 5, "needed_skill": 0.0}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 TESTING = 10  # 512 answers take about ten times as long as 22
 
 
 # ------------------------------------------------------------------------------------------ methods
+
+class Unskilled(UserError):
+    """A base on which nothing is tuned. The other bases go on."""
+
 
 class Diverged(UserError):
     """A tuning without a result. The other methods go on."""
@@ -164,8 +168,9 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
 
     A skill forms late, at a random moment. A base that lacks it at the end of the schedule goes
     through the second half again, on new text. Saves every 50 steps, optimizers included, so that
-    a run that was stopped ends up like an unstopped one. Raises UserError if ``path`` cannot be
-    read or written, or has other settings or text, and where the loss is not finite.
+    a run that was stopped ends up like an unstopped one. Raises Unskilled where that was not
+    enough, and UserError if ``path`` cannot be read or written, or has other settings or text, and
+    where the loss is not finite.
     """
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
@@ -187,15 +192,12 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
             continue  # the skill was lacking there
         train_base(model, optimizers, task, config, range(done, end), save)
         done, able = end, skill(model, task, 300)
-        if able >= LEARNED:
-            break
+        if able >= config.needed_skill:
+            return model.requires_grad_(False).eval()
         lacking = f"{path} answers only {able:.0%} of {task.name} with reminders in words"
         if end < ends[-1]:
             tqdm.write(f"{lacking}: {again} more steps")
-        else:
-            tqdm.write(f"warning: {lacking}; what is tuned on it says little. Take another seed: "
-                       "--bases")
-    return model.requires_grad_(False).eval()
+    raise Unskilled(f"{lacking}: nothing is tuned on it, take another seed with --bases")
 
 
 def train_base(model: GPT, optimizers: list[torch.optim.Optimizer], task: Task,
@@ -583,8 +585,12 @@ def run(args: argparse.Namespace) -> None:
         with tqdm(total=count_stages(methods, args), desc="stages", leave=False) as stages:
             for task, number in product(methods, args.bases):
                 started = time.perf_counter()
-                base = pretrain(task, pretraining_of(task, number, args.fast),
-                                folder / f"{task.name}-base{number}.pt", args.device)
+                try:
+                    base = pretrain(task, pretraining_of(task, number, args.fast),
+                                    folder / f"{task.name}-base{number}.pt", args.device)
+                except Unskilled as failure:
+                    failures.append(str(failure))
+                    continue
                 record.results["seconds"].setdefault(  # of the command that finished it
                     f"{task.name}, base {number}, pre-training", time.perf_counter() - started)
                 record.tie_to_base(task, number, base)
@@ -592,7 +598,8 @@ def run(args: argparse.Namespace) -> None:
                 failures += compare(record, base, task, methods[task], number, args.seeds, stages)
         for task in methods:
             record.print_table(task)
-    print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
+    if record.path.exists():
+        print(f"\nwrote {record.path}" + "; with --fast the numbers mean nothing" * args.fast)
     if failures:
         raise UserError("; ".join(failures))
     if args.fast:

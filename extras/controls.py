@@ -8,19 +8,25 @@ others are made of its tuned latents:
     Comma_4-own          latents with positions of their own
     Start_24, Start_100  as many latents at the start (End_: end) of the query as Comma_4 inserts in
                          all, at the longest length that is tuned on, and at the longest tested one
-    full                 all weights tuned; and whether other rules are still followed when stated
+    full                 all weights tuned; and how well all other rules of the family are followed
+                         when they are stated, before and after: does the base forget?
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
     Comma_4:shuffled     every tuned vector in the place of the next
     Start_2+Comma_2:removed  (Repetition) without the group before commas
+
+``--rows full Start_24`` asks for these alone.
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from itertools import product
 import json
 from pathlib import Path
+from statistics import fmean
 import time
 
 import torch
@@ -56,7 +62,7 @@ def alter(latents: LatentTokens, control: str, seed: int) -> LatentTokens:
         noise = torch.randn(vectors.shape, generator=generator)
         vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
     else:
-        raise ValueError(f"unknown control {control!r}: choose from random, shuffled, removed")
+        raise UserError(f"unknown control {control!r}: choose from random, shuffled, removed")
     result = LatentTokens(placement, vectors.shape[1])
     result.vectors.data.copy_(vectors[:placement.total])
     result.vectors.requires_grad_(control != "random")  # these were not trained
@@ -93,26 +99,38 @@ def opened(folder: Path, task: Task, number: int) -> Iterator[tuple[Run, GPT]]:
         yield run, base
 
 
-def other_rules(task: Task, count: int, seed: int) -> list[Task]:
-    """The task with other target rules of its family: ``count``, or all if it has fewer."""
-    rng, tasks = random_source("other rules", seed), {}
-    for _ in range(100):
+def other_rules(task: Task) -> list[Task]:
+    """The task with each other rule of its family as its target rule."""
+    rng, tasks = random_source("other rules", 0), {}
+    for _ in range(1000):  # enough to draw each of Generation's 54 rules
         other = copy(task)
         other.target_rule = task.any_rule(rng, task.target_rule)
         if other.target_rule != task.target_rule:
             tasks[other.target_rule] = other
-    return list(tasks.values())[:count]
+    return list(tasks.values())
+
+
+def follow_other_rules(model: GPT, latents: LatentTokens, task: Task, method: Method, seed: int,
+                     tuning: TuneConfig) -> list[dict]:
+    """Rows as of one test, but means over all other rules, which share its examples."""
+    others, rows = other_rules(task), defaultdict(list)
+    share = replace(tuning, test_examples=tuning.test_examples // len(others))
+    for other in others:
+        for row in test(model, latents, other, method, seed, share):
+            rows[row["length"]].append(row)
+    return [each[0] | {metric: fmean(row[metric] for row in each)
+                       for metric in ("accuracy", "exact")} for each in rows.values()]
 
 
 def add_full(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:
     """All weights tuned on the target rule: are other rules still followed when stated?"""
-    started, instruction = time.perf_counter(), REFERENCES["instruction"]
-    model, latents, record = tune_best(base, task, REFERENCES["full"], seed, run.tuning)
-    rows = test(model, latents, task, REFERENCES["full"], seed, run.tuning)
-    for other in other_rules(task, 3, seed):
-        for when, tested in (("before", base), ("after", model)):
-            rows += [row | {"method": f"instruction {other.target_rule}, {when} full"}
-                     for row in test(tested, latents, other, instruction, seed, run.tuning)]
+    started, full = time.perf_counter(), REFERENCES["full"]
+    model, latents, record = tune_best(base, task, full, seed, run.tuning)
+    rows = test(model, latents, task, full, seed, run.tuning)
+    for name, (when, tested) in product(("instruction", "reminders"),
+                                        (("before", base), ("after", model))):
+        rows += [row | {"method": f"{name}, other rules, {when} full"} for row in
+                 follow_other_rules(tested, latents, task, REFERENCES[name], seed, run.tuning)]
     run.add(rows, number, started, record)
 
 
@@ -138,16 +156,23 @@ def add_altered(run: Run, base: GPT, task: Task, name: str, number: int, seed: i
     run.add(rows, number, started)
 
 
-def add_controls(run: Run, base: GPT, task: Task, number: int, seed: int) -> None:
-    """All control rows of one task, base and seed that are not there yet."""
-    for name in METHODS.get(task.name, []) + TUNED.get(task.name, []):
-        if not run.has(task, name, number, seed):
-            run.tune_and_test(base, task, Method.parse(name), number, seed)
-    for name in ALTERED.get(task.name, []):
-        if not run.has(task, name, number, seed):
+def all_rows(task: Task) -> list[str]:
+    """The names of all that a task is compared with."""
+    return [*(name for table in (METHODS, TUNED, ALTERED) for name in table.get(task.name, [])),
+            "full"]
+
+
+def add_controls(run: Run, base: GPT, task: Task, number: int, seed: int, names: list[str]) -> None:
+    """The rows of these names for one task, base and seed that are not there yet."""
+    for name in names:
+        if run.has(task, name, number, seed):
+            continue
+        if name == "full":
+            add_full(run, base, task, number, seed)
+        elif ":" in name:
             add_altered(run, base, task, name, number, seed)
-    if not run.has(task, "full", number, seed):
-        add_full(run, base, task, number, seed)
+        else:
+            run.tune_and_test(base, task, Method.parse(name), number, seed)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -157,10 +182,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/default"))
     parser.add_argument("--task", default="generation", choices=TASKS)
     parser.add_argument("--base", type=int, default=0, metavar="N")
+    parser.add_argument("--rows", nargs="+", metavar="R", help="default: all of the task")
     args = parser.parse_args(arguments)
     task = TASKS[args.task]
     with one_line_exits(parser), opened(args.folder, task, args.base) as (run, base):
-        add_controls(run, base, task, args.base, seed=0)
+        add_controls(run, base, task, args.base, 0, args.rows or all_rows(task))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ an early statement is worth little, so that it fades; where they are not, it mus
 be reminded of, and tests of 13-26 variables ask whether latents help to *find* a variable where the
 base itself gets unreliable.
 
-The bases of a variant are pre-trained for equally many steps, also those that lack a skill. All
-options are those of train.py.
+The bases of a variant are pre-trained for equally many steps, and tuned also where they lack a
+skill. All options are those of train.py.
 """
 
 import random
@@ -47,10 +47,10 @@ def register() -> None:
         task = Generation()
         task.name, task.restated = f"generation-{probability:g}", probability
         TASKS[task.name] = task
-        train.PRETRAINING[task.name] = train.PRETRAINING["generation"] | {"repeats": 0}
+        train.PRETRAINING[task.name] = train.PRETRAINING["generation"] | {"needed_skill": 0.0}
         train.METHODS[task.name] = ["Start_4", "Comma_4"]
     TASKS["retrieval"] = Retrieval()
-    train.PRETRAINING["retrieval"] = train.PRETRAINING["summation"] | {"repeats": 0}
+    train.PRETRAINING["retrieval"] = train.PRETRAINING["summation"] | {"needed_skill": 0.0}
     train.METHODS["retrieval"] = ["Start_2", "End_2", "Comma_2", "8_2"]
 
 

@@ -27,7 +27,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     """Let --fast be over in a second: the command line, the files and the flow stay the same."""
     model = GPTConfig(vocab_size=len(ALPHABET), n_layer=1, n_head=2, n_embd=16)
     patch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "short": (1, 60), "long": (1, 100),
-                                           "warmup": 1, "model": model})
+                                           "warmup": 1, "needed_skill": 0.0, "model": model})
     patch.setattr(train, "FAST_TUNE", {"steps": 2, "batch_size": 4, "warmup": 1,
                                        "validation_examples": 8, "test_examples": 4})
     splits = ("id_lengths", "ood_lengths", "far_lengths", "test_lengths")

@@ -24,6 +24,16 @@ def test_figures_of_the_readme_stand_in_a_table():
     assert [figure for figure in figures if figure not in tables] == []
 
 
+def test_tables_of_the_readme_are_those_of_the_page():
+    """Bug caught: a row with the figures of another, or one that is left out."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## Results"):readme.index("## The paper")]
+    tables = re.findall(r"(?:^\|.*\n)+", section, flags=re.MULTILINE)
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert len(tables) == 2
+    assert [table for table in tables if f"\n\n{table}\n" not in page] == []
+
+
 def test_how_often_each_trial_was_chosen():
     """Bug caught: the trial with the best loss counted for the one that was tried first."""
     trials = [{"lr": 1.0, "weight_decay": 0.05}, {"lr": 2.0, "weight_decay": 0.05}]

@@ -1,5 +1,6 @@
 """The script as a user meets it: whole small runs, interruptions, mistakes on the command line."""
 
+from contextlib import nullcontext
 import json
 from pathlib import Path
 import random
@@ -38,8 +39,8 @@ def refusal(capsys, *arguments: str) -> str:
     return lines[0]
 
 
-def tiny_base(path: Path, steps: int = 2, repeats: int = 0):
-    config = PretrainConfig(**train.FAST_PRETRAIN | {"steps": steps, "repeats": repeats})
+def tiny_base(path: Path, steps: int = 2, **settings):
+    config = PretrainConfig(**train.FAST_PRETRAIN | {"steps": steps} | settings)
     return train.pretrain(TASKS["generation"], config, path, "cpu")
 
 
@@ -214,16 +215,32 @@ def test_the_skill_of_a_base(character, count, expected, model, monkeypatch):
     assert train.skill(model, TASKS["generation"], 200) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("able, warned", [(0.94, True), (0.95, False)])
-def test_a_base_without_its_skill_is_named(able, warned, tmp_path, monkeypatch, capsys):
-    """First it is made, then read. Bug caught: a warning of weights that were trained on after it,
-    or one that the second command does not repeat."""
+@pytest.mark.parametrize("able, refused", [(0.94, True), (0.95, False)])
+def test_a_base_without_its_skill_is_refused(able, refused, tmp_path, monkeypatch):
+    """First it is made, then read. Bug caught: a skill measured before the last step, or a base
+    that the second command takes."""
     measured = []
     monkeypatch.setattr(train, "skill", lambda model, *_: measured.append(bits(model)) or able)
     for _ in ("made", "read"):
-        base = tiny_base(tmp_path / "base.pt")
-        assert ("warning: " in capsys.readouterr().out) == warned
-        assert equal(measured.pop(), bits(base))
+        if refused:
+            with pytest.raises(train.Unskilled, match="base.pt answers only 94% of generation"):
+                tiny_base(tmp_path / "base.pt", needed_skill=0.95, repeats=0)
+        else:
+            tiny_base(tmp_path / "base.pt", needed_skill=0.95, repeats=0)
+        assert equal(measured.pop(), torch.load(tmp_path / "base.pt")["model"])
+
+
+def test_other_bases_go_on_without_the_one_that_lacks_its_skill(tiny, tmp_path, monkeypatch,
+                                                                capsys):
+    """Bug caught: rows of latents on a base that cannot do the task, or none of the others."""
+    monkeypatch.setitem(train.FAST_PRETRAIN, "needed_skill", 0.95)
+    monkeypatch.setitem(train.FAST_PRETRAIN, "repeats", 0)
+    able = iter([0.5, 0.95])
+    monkeypatch.setattr(train, "skill", lambda *_: next(able))
+    line = refusal(capsys, "--fast", "--out", str(tmp_path), "--methods", "Start_1",
+                   "--bases", "3", "4")
+    assert "generation-base3.pt answers only 50% of generation" in line and "--bases" in line
+    assert {row["base"] for row in rows_in(tmp_path)} == {4}
 
 
 @pytest.mark.parametrize("able, end", [([0.95], 5), ([0.94, 0.95], 8), ([0.0, 0.9, 0.9], 11)])
@@ -236,7 +253,8 @@ def test_a_base_without_its_skill_repeats_the_second_half(able, end, tmp_path, m
     monkeypatch.setattr(train, "random_source", lambda *key: texts.append(key) or source(*key))
     monkeypatch.setattr(train, "learning_rate",
                         lambda step, config: rates.append(step) or rate(step, config))
-    tiny_base(tmp_path / "base.pt", steps=5, repeats=2)
+    with nullcontext() if able[-1] == 0.95 else pytest.raises(train.Unskilled):
+        tiny_base(tmp_path / "base.pt", steps=5, needed_skill=0.95, repeats=2)
     assert torch.load(tmp_path / "base.pt")["step"] == end and not list(left)
     assert rates[::2] == [0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4][:end]  # for each of two optimizers
     assert [key for key in texts if key[0] != "checksum"] == \
@@ -279,15 +297,15 @@ def test_interrupted_repeats_go_on_where_they_stood(tmp_path, monkeypatch):
         return 1.0 - equal(ends[0], ends[-1])
 
     monkeypatch.setattr(train, "skill", skill)
-    whole = bits(tiny_base(tmp_path / "whole.pt", steps=40, repeats=2))
+    whole = bits(tiny_base(tmp_path / "whole.pt", steps=40, needed_skill=0.95))
     assert len(ends) == 2
     with monkeypatch.context() as patch:
         interrupt(patch, "pretraining_loss", lambda model, task, step, config: step == 55)
         with pytest.raises(KeyboardInterrupt):
-            tiny_base(tmp_path / "resumed.pt", steps=40, repeats=2)
+            tiny_base(tmp_path / "resumed.pt", steps=40, needed_skill=0.95)
     assert torch.load(tmp_path / "resumed.pt")["step"] == 50
     for _ in ("resumed", "read"):
-        assert equal(whole, bits(tiny_base(tmp_path / "resumed.pt", steps=40, repeats=2)))
+        assert equal(whole, bits(tiny_base(tmp_path / "resumed.pt", steps=40, needed_skill=0.95)))
     assert torch.load(tmp_path / "resumed.pt")["step"] == 60
 
 
@@ -450,24 +468,46 @@ def test_controls_insert_as_many_latents_as_the_proposed_method(task):
 
 
 def test_other_rules_of_a_family():
-    """Bug caught: a search without end in a family of three, or the target rule among them."""
-    for name, count in {"generation": 3, "repetition": 3, "summation": 2}.items():
-        found = [other.target_rule for other in controls.other_rules(TASKS[name], 3, 0)]
-        assert len(set(found)) == count and TASKS[name].target_rule not in found
+    """Bug caught: a rule that is left out, or the target rule among the others."""
+    for name, count in {"generation": 53, "repetition": 3, "summation": 2}.items():
+        found = [other.target_rule for other in controls.other_rules(TASKS[name])]
+        assert len(found) == len(set(found)) == count
+        assert TASKS[name].target_rule not in found
+
+
+def test_rows_of_other_rules_are_means(model, monkeypatch):
+    """Bug caught: the examples or scores of one rule taken for those of all, lengths mixed up."""
+    def tested(model, latents, task, method, seed, config):
+        assert config.test_examples == 3  # of ten
+        right = float(task.target_rule == "+1")
+        return [{"length": length, "accuracy": right, "exact": right / length} for length in (1, 2)]
+
+    monkeypatch.setattr(controls, "test", tested)
+    rows = controls.follow_other_rules(model, None, TASKS["repetition"], train.REFERENCES["base"],
+                                       0, TuneConfig(test_examples=10))
+    assert rows == [{"length": 1, "accuracy": pytest.approx(1 / 3), "exact": pytest.approx(1 / 3)},
+                    {"length": 2, "accuracy": pytest.approx(1 / 3), "exact": pytest.approx(1 / 6)}]
 
 
 def test_control_rows_join_the_run(finished, monkeypatch):
     """Bug caught: a control without rows, or one that is not tested on the base's examples."""
-    monkeypatch.setitem(controls.METHODS, "generation", ["Comma_1"])
-    monkeypatch.setitem(controls.TUNED, "generation", ["Comma_1-own"])
-    monkeypatch.setitem(controls.ALTERED, "generation", ["Comma_1:removed"])
-    controls.main([str(finished), "--task", "generation"])
+    few = controls.other_rules(TASKS["generation"])[:2]
+    monkeypatch.setattr(controls, "other_rules", lambda task: few)
+    names = ["Comma_1-own", "Comma_1:removed", "full"]
+    controls.main([str(finished), "--task", "generation", "--rows", *names])
     rows = {tuple(row[key] for key in KEYS): row for row in rows_in(finished)}
     for length in range(1, 6):  # without its only group Comma_1 is the base
         removed = rows["generation", "Comma_1:removed", 0, 0, length]
         assert removed | {"method": "base"} == rows["generation", "base", 0, 0, length]
-    names = {row["method"] for row in rows.values()}
-    assert {"full", "Comma_1-own"} <= names and sum("after full" in name for name in names) == 3
+    told = [f"{name}, other rules, {when} full" for name in ("instruction", "reminders")
+            for when in ("before", "after")]
+    assert {*names, *told} <= {row["method"] for row in rows.values()}
+
+
+def test_all_controls_are_asked_for_by_default():
+    """Bug caught: a table of controls whose rows are never made."""
+    rows = controls.all_rows(TASKS["repetition"])
+    assert {"End_4", "Start_44", "Start_2+Comma_2:removed", "full"} <= set(rows)
 
 
 # ------------------------------------------------------------------------ variants and optimizers
