@@ -54,8 +54,8 @@ class PretrainConfig:
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps
     decay: float = 0.5  # the last part (0 ... 1) of the steps, over which the rates fall to zero
-    needed_skill: float = 0.95  # share of exact answers with reminders; a base that has less
-    repeats: int = 2  # goes through the second half of the steps again, so often at most
+    needed_skill: float = 0.95  # share of exact answers with reminders; with 0 it is not measured
+    repeats: int = 2  # of the second half of the steps, at most, where that is not reached
     model: GPTConfig = GPTConfig(vocab_size=len(ALPHABET))
 
 
@@ -180,29 +180,32 @@ def pretrain(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT
     settings = asdict(config) | {"text": zlib.crc32(text.encode())}
     again = config.steps - config.steps // 2
     ends = range(config.steps, config.steps + again * config.repeats + 1, again)
-    done = load_base(path, settings, ends[-1], model, optimizers) if path.exists() else 0
+    done, able = 0, None
+    if path.exists():
+        done, able = load_base(path, settings, ends[-1], model, optimizers)
 
-    def save(step: int) -> None:
-        checkpoint = {"settings": settings, "step": step, "model": model.state_dict(),
+    def save(step: int, able: float | None = None) -> None:
+        checkpoint = {"settings": settings, "step": step, "skill": able,
+                      "model": model.state_dict(),
                       "optimizers": [each.state_dict() for each in optimizers]}
         write(path, lambda file: torch.save(checkpoint, file))
 
-    for end in ends:
-        if done > end:
-            continue  # the skill was lacking there
-        train_base(model, optimizers, task, config, range(done, end), save)
-        done, able = end, skill(model, task, 300)
-        if able >= config.needed_skill:
-            return model.requires_grad_(False).eval()
-        lacking = f"{path} answers only {able:.0%} of {task.name} with reminders in words"
-        if end < ends[-1]:
+    while able is None or able < config.needed_skill:
+        end = next((end for end in ends if end > done), None)
+        lacking = f"{path} answers only {able or 0:.0%} of 300 queries, with reminders in words"
+        if end is None:
+            raise Unskilled(f"{lacking}: nothing is tuned on it, take another seed with --bases")
+        if able is not None:
             tqdm.write(f"{lacking}: {again} more steps")
-    raise Unskilled(f"{lacking}: nothing is tuned on it, take another seed with --bases")
+        train_base(model, optimizers, task, config, range(done, end), save)
+        done, able = end, skill(model, task, 300) if config.needed_skill else 0.0
+        save(done, able)
+    return model.requires_grad_(False).eval()
 
 
 def train_base(model: GPT, optimizers: list[torch.optim.Optimizer], task: Task,
                config: PretrainConfig, steps: range, save: Callable[[int], None]) -> None:
-    """Take these steps. Calls ``save`` with the steps that are done."""
+    """Take these steps. Calls ``save`` with the steps that are done, but at their end."""
     bar = tqdm(steps, initial=steps.start, total=steps.stop, desc="pre-training", leave=False)
     for step in bar:
         loss = pretraining_loss(model, task, step, config)
@@ -217,7 +220,7 @@ def train_base(model: GPT, optimizers: list[torch.optim.Optimizer], task: Task,
         bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % 100 == 0:
             bar.set_description(f"pre-training, skill {skill(model, task, 40):.2f}")
-        if (step + 1) % 50 == 0 or step + 1 == steps.stop:
+        if (step + 1) % 50 == 0 and step + 1 < steps.stop:
             save(step + 1)
 
 
@@ -237,18 +240,20 @@ def skill(model: GPT, task: Task, count: int) -> float:
     return fmean(exact)
 
 
-def load_base(path: Path, settings: dict, end: int, model: GPT, optimizers: list) -> int:
-    """Load a checkpoint into model and optimizers; returns the steps done, at most ``end``."""
+def load_base(path: Path, settings: dict, end: int, model: GPT,
+              optimizers: list) -> tuple[int, float | None]:
+    """Load a checkpoint into model and optimizers. Returns the steps done, at most ``end``, and
+    the skill if it was measured after them."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         refuse_difference(path, saved["settings"], settings)
         for part, state in zip((model, *optimizers), (saved["model"], *saved["optimizers"])):
             part.load_state_dict(state)
-        if saved["step"] not in range(end + 1):
-            raise ValueError("impossible step")
+        if saved["step"] not in range(end + 1) or not 0 <= (saved["skill"] or 0) <= 1:
+            raise ValueError("impossible step or skill")
         if not all(weights.isfinite().all() for weights in model.parameters()):
             raise ValueError("weights that are not finite")
-        return saved["step"]
+        return saved["step"], saved["skill"]
     except UserError:
         raise
     except Exception as error:  # torch.load raises half a dozen types on a damaged file
@@ -505,9 +510,11 @@ class Run:
         tqdm.write(f"{stage}: {self.results['seconds'][stage]:.0f} s")
 
     def print_table(self, task: Task) -> None:
-        """Means over lengths and seeds, one line for each method."""
+        """Means over lengths and seeds, one line for each method, if there is one."""
         splits = {"ID": task.id_lengths, "OOD": task.ood_lengths, "far OOD": task.far_lengths}
         rows = [row for row in self.results["rows"] if row["task"] == task.name]
+        if not rows:
+            return
         print(f"\n{task.name}, {task.metrics[0]}".ljust(39), *(f"{name:>8}" for name in splits))
         for method in dict.fromkeys(row["method"] for row in rows):
             means = [fmean([row[task.metrics[0]] for row in rows if row["method"] == method
@@ -590,6 +597,7 @@ def run(args: argparse.Namespace) -> None:
                                     folder / f"{task.name}-base{number}.pt", args.device)
                 except Unskilled as failure:
                     failures.append(str(failure))
+                    stages.update(1 + args.seeds * len(methods[task]))
                     continue
                 record.results["seconds"].setdefault(  # of the command that finished it
                     f"{task.name}, base {number}, pre-training", time.perf_counter() - started)

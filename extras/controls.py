@@ -94,7 +94,11 @@ def opened(folder: Path, task: Task, number: int) -> Iterator[tuple[Run, GPT]]:
     open_run(folder)  # before anything is made there
     with only_writer(folder):
         run = open_run(folder)
-        base = load_frozen(folder / f"{task.name}-base{number}.pt")
+        path = folder / f"{task.name}-base{number}.pt"
+        base = load_frozen(path)
+        if path.name not in run.results["bases"]:
+            raise UserError(f"{path} has no rows in this run: train.py has not finished it, or "
+                            "refused it")
         run.tie_to_base(task, number, base)
         yield run, base
 
@@ -114,8 +118,8 @@ def follow_other_rules(model: GPT, latents: LatentTokens, task: Task, method: Me
                      tuning: TuneConfig) -> list[dict]:
     """Rows as of one test, but means over all other rules, which share its examples."""
     others, rows = other_rules(task), defaultdict(list)
-    share = replace(tuning, test_examples=tuning.test_examples // len(others))
     for other in others:
+        share = replace(tuning, test_examples=tuning.test_examples // len(others))
         for row in test(model, latents, other, method, seed, share):
             rows[row["length"]].append(row)
     return [each[0] | {metric: fmean(row[metric] for row in each)

@@ -18,10 +18,10 @@ from extras.report import mean_and_sd, sections
 DOCS = Path(__file__).parent.parent / "docs"
 INTRODUCTION = """# All results
 
-Made by `python -m extras.results` from the raw rows in `docs/results/`; do not edit. Cells are means
-± sd over bases; `extras/report.py` says how they are made. *Inserted* counts the latents of a training
-example. Decoding ends with the last token, so it never feeds a group before that one: of `Comma_4` in
-Generation it feeds 96 of 100.
+Made by `python -m extras.results` from the raw rows in `docs/results/`; do not edit. Cells are
+means ± sd over bases; `extras/report.py` says how they are made. *Inserted* counts the latents of
+a training example. Decoding ends with the last token, so it never feeds a group before that one:
+of `Comma_4` in Generation it feeds 96 of 100.
 """
 COUNTED = {"generation": "equations {}", "repetition": "n = {}", "summation": "{} variables"}
 

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -141,8 +142,18 @@ def test_rows_belong_to_their_base(finished, capsys):
     assert results(finished) == before
 
 
+def test_controls_refuse_a_base_that_the_run_has_not_finished(finished, capsys):
+    """Bug caught: latents tuned after all on a base that train.py refused."""
+    shutil.copy(finished / "generation-base0.pt", finished / "generation-base7.pt")
+    before = results(finished)
+    line = refusal(capsys, lambda: controls.main([str(finished), "--base", "7"]))
+    assert "generation-base7.pt has no rows in this run" in line
+    assert results(finished) == before
+
+
 @pytest.mark.parametrize("change", [
     lambda saved: saved.update(step="2"), lambda saved: saved.update(step=-1),
+    lambda saved: saved.update(skill="1"), lambda saved: saved.update(skill=2.0),
     lambda saved: saved.update(model=[]), lambda saved: saved.update(optimizers=None),
     lambda saved: saved["model"]["head.weight"].fill_(float("nan"))])
 def test_a_base_with_wrong_inner_types_is_refused(change, finished, capsys):
