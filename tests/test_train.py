@@ -294,6 +294,17 @@ def test_interrupted_pretraining_goes_on_where_it_stood(tmp_path, monkeypatch):
     assert equal(bits(whole), bits(tiny_base(tmp_path / "resumed.pt", steps=52)))
 
 
+def test_a_base_stopped_before_its_skill_is_measured_does_not_repeat_steps(tmp_path, monkeypatch):
+    """Bug caught: a base saved at its last step, without its skill, that counts as lacking it."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, "skill", lambda model, task, count: count == 300)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_base(tmp_path / "base.pt", steps=100, needed_skill=0.95)
+    monkeypatch.setattr(train, "skill", lambda *_: 1.0)
+    tiny_base(tmp_path / "base.pt", steps=100, needed_skill=0.95)
+    assert torch.load(tmp_path / "base.pt")["step"] == 100
+
+
 def test_interrupted_repeats_go_on_where_they_stood(tmp_path, monkeypatch):
     """The skill was lacking after 40 steps. Bug caught: a base resumed after 50, where it would
     pass, that counts as finished, or one that is finished and goes on."""
@@ -506,9 +517,11 @@ def test_control_rows_join_the_run(finished, monkeypatch):
     for length in range(1, 6):  # without its only group Comma_1 is the base
         removed = rows["generation", "Comma_1:removed", 0, 0, length]
         assert removed | {"method": "base"} == rows["generation", "base", 0, 0, length]
-    told = [f"{name}, other rules, {when} full" for name in ("instruction", "reminders")
-            for when in ("before", "after")]
-    assert {*names, *told} <= {row["method"] for row in rows.values()}
+    trained = {row["method"]: row["trainable_parameters"] for row in rows.values()}
+    assert set(names) <= set(trained)
+    for name in ("instruction", "reminders"):
+        assert trained[f"{name}, other rules, before full"] == 0
+        assert trained[f"{name}, other rules, after full"] == trained["full"] > 0
 
 
 def test_all_controls_are_asked_for_by_default():
