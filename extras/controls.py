@@ -115,7 +115,7 @@ def other_rules(task: Task) -> list[Task]:
 
 
 def follow_other_rules(model: GPT, latents: LatentTokens, task: Task, method: Method, seed: int,
-                     tuning: TuneConfig) -> list[dict]:
+                       tuning: TuneConfig) -> list[dict]:
     """Rows as of one test, but means over all other rules, which share its examples."""
     others, rows = other_rules(task), defaultdict(list)
     for other in others:

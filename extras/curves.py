@@ -180,7 +180,7 @@ def curves(task: str, rows: list[dict]) -> str:
 
 
 def dial_values(rows: list[dict]) -> Values:
-    """Far OOD accuracy against P of generation-P: for each method and P, the values of all bases."""
+    """Far OOD accuracy against P of generation-P: for each method and P, the value of each base."""
     names = {row["task"] for row in rows if re.fullmatch(r"generation(-[\d.]+)?", row["task"])}
     probabilities = {name: float(name.partition("-")[2] or 0.5) for name in names}
     values = {}

@@ -177,7 +177,7 @@ def load(path: Path):
 
 
 def compare(module) -> None:
-    """Say of each function in a student's module whether it is right, and draw its first mistake."""
+    """Say of each function in a student's module if it is right, and draw its first mistake."""
     for name in cases(random.Random(0)):
         function = getattr(module, name, None)
         mistake = first_mistake(name, function) if function else "not there"

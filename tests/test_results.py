@@ -59,5 +59,6 @@ def test_a_line_of_the_dial():
                 ("generation-0.1", 150, 16, 0.5), ("generation-0.1", 151, 16, 1.0),
                 ("generation-0", 150, 16, 0.25))]
     assert results.dial_table(rows).splitlines() == [
-        "| Generation, accuracy far OOD; rules restated with | 0 | 0.1 | 0.5 |", "|---|---|---|---|",
+        "| Generation, accuracy far OOD; rules restated with | 0 | 0.1 | 0.5 |",
+        "|---|---|---|---|",
         "| `Comma_4` | 0.25 | 0.75 ± 0.35 | 0.75 |"]
