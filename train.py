@@ -88,10 +88,6 @@ TESTING = 10  # 512 answers take about ten times as long as 22
 
 # ------------------------------------------------------------------------------------------ methods
 
-class Unskilled(UserError):
-    """A base on which nothing is tuned. The other bases go on."""
-
-
 class Diverged(UserError):
     """A tuning without a result. The other methods go on."""
 
@@ -125,6 +121,10 @@ METHODS = {  # all of a task train equally many numbers; a task of your own has 
 
 
 # ------------------------------------------------------------------------------------- pre-training
+
+class Unskilled(UserError):
+    """A base that never learned its skill: nothing is tuned on it. The other bases go on."""
+
 
 def learning_rate(step: int, config: PretrainConfig | TuneConfig) -> float:
     """As a share of its peak: up over ``warmup`` steps, down to zero over the last ``decay``."""
