@@ -20,7 +20,10 @@ Letters used for shapes in every file:
 Left out, on purpose: dropout, biases, weight tying, mixed precision.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from io import BytesIO
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -177,13 +180,26 @@ class GPT(nn.Module):
             nn.init.zeros_(block.mlp_out.weight)
         nn.init.zeros_(self.head.weight)  # and the model starts by predicting uniformly
 
+    def save(self, path: Path, notes: dict) -> None:
+        """Config, weights, and what else is to be known of them. A file that is there is whole: it
+        is renamed once it is written."""
+        content, partial = BytesIO(), path.with_name(f"{path.name}.{os.getpid()}.partial")
+        torch.save({"config": asdict(self.config), "notes": notes, "weights": self.state_dict()},
+                   content)
+        try:
+            partial.write_bytes(content.getvalue())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
     @classmethod
     def load(cls, path) -> "GPT":
-        """The frozen base in a file of train.py. Raises ValueError if it cannot be read."""
+        """The frozen base in a file, with its ``notes``. Raises ValueError if it is none."""
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            model = cls(GPTConfig(**saved["settings"]["model"]))
-            model.load_state_dict(saved["model"])
+            model = cls(GPTConfig(**saved["config"]))
+            model.load_state_dict(saved["weights"])
+            model.notes = saved["notes"]
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
             raise ValueError(f"{path} is not a readable base") from error
         return model.requires_grad_(False).eval()
@@ -247,34 +263,3 @@ class GPT(nn.Module):
         if cache is not None:
             attention_mask = cache.append_mask(attention_mask)
         return causal_mask(attention_mask, T=embeddings.shape[1])
-
-
-# -------------------------------------------------------------------------------------- optimizer
-
-class Muon(torch.optim.Optimizer):
-    """``torch.optim.Muon`` in float32: with AVX2 only, its bfloat16 takes 20 times as long."""
-
-    def __init__(self, params, lr: float, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                state = self.state[matrix]
-                momentum = state.setdefault("momentum", torch.zeros_like(matrix))
-                momentum.lerp_(matrix.grad, 0.05)
-                update = orthogonalize(matrix.grad.lerp(momentum, 0.95))
-                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.sub_(update, alpha=group["lr"] * scale)
-
-
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Singular values to about 1, by five steps of Newton and Schulz (Jordan et al. 2024)."""
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide / wide.norm().clamp(min=1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x

@@ -4,16 +4,10 @@ Everything is text over one small alphabet, a character a token. A task is a *fa
 documents of its pre-training text follow, and one *target rule* that latents are tuned to elicit. A
 document may state a rule in words, by a header such as ``G+-9:``, at its start and between items. A
 rule holds until another is stated, and the family's plain rule before the first. Queries for tuning
-and tests state nothing: to make the frozen base follow the target rule is the latents' work. "In
-distribution" means: of a length that latents are tuned on.
-
-    task        hypothesis of the paper              length         in and out of distribution
-    Generation  self-prompting over a long answer    equations      1-5, 6-24  (far: 16-24)
-    Repetition  adherence to the instruction         repetitions n  1-8, 9-20  (far: 15-20)
-    Summation   retrieval from the input             variables      5-12, 13-26  (far: 20-26)
+and tests state nothing: to make the frozen base follow the target rule is the latents' work.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import random
 import re
@@ -35,12 +29,11 @@ def encode(text: str) -> list[int]:
 
 
 def decode(token_ids: Iterable[int]) -> str:
-    """Token ids to text; the inverse of ``encode``."""
     return "".join(ALPHABET[int(token_id)] for token_id in token_ids)
 
 
 def random_source(purpose: str, seed: int) -> random.Random:
-    """A generator of its own for each purpose ("tune", "validation", "test", ...) and seed."""
+    """A generator for each purpose and seed."""
     return random.Random(f"{purpose}/{seed}")
 
 
@@ -56,13 +49,23 @@ class Score:
     exact: bool  # everything right
 
 
+@dataclass(frozen=True)
+class Claim:
+    """The proposed placements do better than the baselines, by a metric on a split."""
+
+    proposed: tuple[str, ...]
+    baselines: tuple[str, ...]
+    metric: str = "accuracy"  # or "exact": the fields of Score
+    split: str = "far OOD"  # or another of Task.splits
+
+
 class Task:
     """A family of rules, and the guide to adding one of your own.
 
-    Subclass it, set the attributes, write the first three methods, and add an instance to TASKS.
-    Use the characters of ALPHABET, put a comma between items, close a document with END, and draw
-    all that is random from ``rng``. A length needs some hundred queries, since a tenth of them is
-    kept for tests. Then run ``train.py --task NAME``.
+    Subclass it, set the attributes that have no default, write the first three methods, and add an
+    instance to TASKS. Use the characters of ALPHABET, put a comma between items, close a document
+    with END, and draw all that is random from ``rng``. A length needs some hundred queries, since a
+    tenth of them is kept for tests. Then run ``train.py --task NAME``.
     """
 
     name: str  # on the command line
@@ -70,11 +73,25 @@ class Task:
     target_rule: str  # what latents are tuned to elicit
     plain_rule: str  # what a document follows before it states a rule
     rules: tuple[str, ...]  # the family (not needed where ``any_rule`` is overridden)
-    id_lengths: range  # latents are tuned on these lengths
+    id_lengths: range  # "in distribution": latents are tuned on these lengths
     ood_lengths: range  # and tested on longer ones, too,
     far_lengths: range  # of which these are the longest
-    test_lengths: Sequence[int]  # the lengths of test examples
-    metrics = ("accuracy", "exact")  # the fields of Score to report; the first one is printed
+    length_name = "length {}"  # what a length counts
+    claim = Claim(("Comma_4",), ("Start_4", "End_4"))
+    pretraining: dict = {}  # the fields of PretrainConfig (train.py) that are to differ
+
+    @property
+    def test_lengths(self) -> Sequence[int]:
+        return (*self.id_lengths, *self.ood_lengths)
+
+    @property
+    def splits(self) -> dict[str, range]:
+        return {"ID": self.id_lengths, "OOD": self.ood_lengths, "far OOD": self.far_lengths}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The placements that train.py compares."""
+        return (*self.claim.baselines, *self.claim.proposed)
 
     def example(self, rng: random.Random, length: int) -> Example:
         """A query that states nothing, and its response by the target rule."""
@@ -88,7 +105,7 @@ class Task:
         """One document of the pre-training text, when this share (0 ... 1) of it has been read."""
         raise NotImplementedError
 
-    def any_rule(self, rng: random.Random, rule: str) -> str:
+    def any_rule(self, rng: random.Random) -> str:
         return rng.choice(self.rules)
 
     def header(self, rule: str) -> str:
@@ -96,34 +113,25 @@ class Task:
         return f"{self.letter}{rule}:"
 
     def restate(self, rng: random.Random, probability: float, rule: str,
-                choose: Callable[[random.Random, str], str]) -> tuple[str, str]:
-        """With this probability a newly chosen rule and its header, else this rule and ''."""
+                new: str = "") -> tuple[str, str]:
+        """With this probability a new rule (any, if none is given) and its header, else this rule
+        and no header."""
         if probability and rng.random() < probability:  # at 0 nothing is drawn
-            rule = choose(rng, rule)
+            rule = new or self.any_rule(rng)
             return rule, self.header(rule)
         return rule, ""
 
-
-# ------------------------------------------------------------------------------------ Generation
 
 def combine(operation: str, a: int, b: int, modulus: int) -> int:
     """a + b, |a - b| or a * b, modulo ``modulus``."""
     return {"+": a + b, "-": abs(a - b), "x": a * b}[operation] % modulus
 
 
-def equation_result(rule: str, left: str, right: str) -> str:
-    """Result of two two-digit operands under a rule: operation per digit, then the modulus.
-
-    >>> equation_result("+-9", "44", "47")  # (4 + 4) mod 9, |4 - 7| mod 9
-    '83'
-    """
-    modulus = int(rule[2]) or 10  # a rule writes modulus 10 as 0
-    return "".join(str(combine(operation, int(a), int(b), modulus))
-                   for operation, a, b in zip(rule[:2], left, right))
-
-
-def equation(rule: str, left: str, right: str) -> str:  # 44@47=83,
-    return f"{left}@{right}={equation_result(rule, left, right)},"
+def equation(rule: str, left: str, right: str) -> str:
+    """``44@47=83`` by ``+-9``: (4 + 4) mod 9, |4 - 7| mod 9. A rule writes modulus 10 as 0."""
+    digits = [combine(operation, int(a), int(b), int(rule[2]) or 10)
+              for operation, a, b in zip(rule, left, right)]
+    return f"{left}@{right}={digits[0]}{digits[1]}"
 
 
 def two_digits(rng: random.Random) -> str:
@@ -147,33 +155,28 @@ class Generation(Task):
     target_rule, plain_rule = "+-9", "++0"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
+    length_name = "equations {}"
+    pretraining = {"steps": 900, "short_until": 0.5}
     restated = 0.5  # how often a document that states rules does so before an equation
-    pattern = re.compile(r"(\d\d)@(\d\d)=(\d\d)")
 
     def example(self, rng: random.Random, length: int) -> Example:
-        left, right = two_digits(rng), two_digits(rng)
-        equations = []
-        for _ in range(length + 1):
-            equations.append(equation(self.target_rule, left, right))
-            left, right = right, equations[-1][-3:-1]
-        return Example(equations[0], "".join(equations[1:]))
+        chain = [equation(self.target_rule, two_digits(rng), two_digits(rng))]
+        for _ in range(length):
+            chain.append(self.after(chain[-1]))
+        return Example(chain[0] + ",", ",".join(chain[1:]) + ",")
+
+    def after(self, item: str) -> str | None:
+        """The equation that follows by the target rule; None where ``item`` is no equation."""
+        operands = re.fullmatch(r"\d\d@(\d\d)=(\d\d)", item)
+        return equation(self.target_rule, *operands.groups()) if operands else None
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
-        items = [example.query.rstrip(","), *text.split(",")]
-        scores, exact = {}, True
+        items, scores, exact = [example.query.rstrip(","), *text.split(",")], {}, True
         for length in range(1, example.response.count(",") + 1):
-            correct = length < len(items) and self.follows(items[length - 1], items[length])
+            correct = length < len(items) and items[length] == self.after(items[length - 1])
             exact = exact and correct
             scores[length] = Score(float(correct), exact)
         return scores
-
-    def follows(self, previous: str, current: str) -> bool:
-        """Is ``current`` the equation that the target rule puts after ``previous``?"""
-        before, now = self.pattern.fullmatch(previous), self.pattern.fullmatch(current)
-        if not before or not now or now.groups()[:2] != before.groups()[1:]:
-            return False
-        left, right, result = now.groups()
-        return result == equation_result(self.target_rule, left, right)
 
     def document(self, rng: random.Random, progress: float) -> str:
         """``G+-9:44@47=83,47@83=34,Gxx7:83@34=35,;``
@@ -181,21 +184,19 @@ class Generation(Task):
         Two equations on average in the first half of pre-training, five in the second.
         """
         states_rules = rng.random() < 0.75
-        rule, text = self.restate(rng, 0.75 * states_rules, self.plain_rule, self.any_rule)
+        rule, text = self.restate(rng, 0.75 * states_rules, self.plain_rule)
         left, right = two_digits(rng), two_digits(rng)
         while True:
-            text += equation(rule, left, right)
+            text += equation(rule, left, right) + ","
             left, right = right, text[-3:-1]
             if rng.random() < (0.5 if progress < 0.5 else 0.2):
                 return text + END
-            rule, header = self.restate(rng, self.restated * states_rules, rule, self.any_rule)
+            rule, header = self.restate(rng, self.restated * states_rules, rule)
             text += header
 
-    def any_rule(self, rng: random.Random, rule: str) -> str:
+    def any_rule(self, rng: random.Random) -> str:
         return rng.choice("+-x") + rng.choice("+-x") + rng.choice("567890")
 
-
-# ------------------------------------------------------------------------------------ Repetition
 
 class Repetition(Task):
     """Write an equation and repeat it, counting down, then stop.
@@ -208,10 +209,12 @@ class Repetition(Task):
     rule is +1. Each item is scored; ``exact`` asks for the whole answer, its stop included.
     """
 
-    name, letter, metrics = "repetition", "R", ("exact", "accuracy")
+    name, letter = "repetition", "R"
     target_rule, plain_rule, rules = "-0", "+1", ("+0", "+1", "-0", "-1")
     id_lengths, ood_lengths, far_lengths = range(1, 9), range(9, 21), range(15, 21)
-    test_lengths = (*id_lengths, *ood_lengths)
+    length_name = "n = {}"
+    claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"), "exact", "OOD")
+    pretraining = {"steps": 640, "short": (16, 110), "short_until": 0.45}
 
     def header(self, rule: str) -> str:
         """Two colons keep the rule out of what the next token's embedding looks back on."""
@@ -246,23 +249,19 @@ class Repetition(Task):
         number = min(rng.randint(1, longest), rng.randint(1, longest))
         states_rules = rng.random() < 0.75
         query = self.query(rng, number + 1)
-        rule, opening = self.restate(rng, 0.75 * states_rules, self.plain_rule, self.any_rule)
-        rule, header = self.restate(rng, 0.5 * states_rules, rule, self.any_rule)
+        rule, opening = self.restate(rng, 0.75 * states_rules, self.plain_rule)
+        rule, header = self.restate(rng, 0.5 * states_rules, rule)
         text = opening + query + header + self.item(rule, query, number)
         while number > int(rule[1]):
-            choose = self.other_stop if number > 1 else lambda rng, rule: rule
-            rule, header = self.restate(rng, 0.5 * states_rules, rule, choose)
+            other_stop = rule[0] + str(1 - int(rule[1]))
+            rule, header = self.restate(rng, 0.5 * states_rules, rule,
+                                        new=other_stop if number > 1 else rule)
             if not header and number > 1 and rng.random() < 0.15:
                 rule = rule[0] + self.plain_rule[1]
             number -= 1
             text += "," + header + self.item(rule, query, number)
         return text + END
 
-    def other_stop(self, rng: random.Random, rule: str) -> str:
-        return rule[0] + str(1 - int(rule[1]))
-
-
-# ------------------------------------------------------------------------------------- Summation
 
 class Summation(Task):
     """Retrieve two variables from a list and add them.
@@ -275,10 +274,12 @@ class Summation(Task):
     x their product. The answer is one item; ``accuracy`` and ``exact`` are the same here.
     """
 
-    name, letter, metrics = "summation", "S", ("exact",)
+    name, letter = "summation", "S"
     target_rule, plain_rule, rules = "+", "-", ("+", "-", "x")
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
-    test_lengths = (*id_lengths, *ood_lengths)
+    length_name = "{} variables"
+    claim = Claim(("Comma_2", "8_2"), ("Start_2", "End_2"), "exact", "OOD")
+    pretraining = {"steps": 660, "short_until": 1 / 3}
 
     def variables(self, rng: random.Random, count: int) -> tuple[dict[str, int], list[str]]:
         """``{"a": 3, "k": 7}`` and ``["a=3", "k=7"]``: different letters, any digits."""
@@ -313,10 +314,10 @@ class Summation(Task):
         rule, text = self.plain_rule, ""
         for index, item in enumerate(items):
             probability = (often if index else 0.5) * states_rules
-            rule, header = self.restate(rng, probability, rule, self.any_rule)
+            rule, header = self.restate(rng, probability, rule)
             text += ("," if index else "") + header + item
         for index in range(len(items) + 6):
-            rule, header = self.restate(rng, often * states_rules, rule, self.any_rule)
+            rule, header = self.restate(rng, often * states_rules, rule)
             is_look_up = rng.random() < look_ups
             asked = rng.choice(items) if is_look_up else "".join(self.question(rng, rule, values))
             text += ("," if index else "?") + header + asked
@@ -369,3 +370,18 @@ def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
     rng = random_source(f"{task.name}/{purpose}", seed)
     return [draw(task, length, purpose, rng)
             for length in lengths for _ in range(max(1, count // len(lengths)))]
+
+
+def checksum(task: Task) -> int:
+    """Of what a task is: its rule, its lengths, and a sample of its examples and scores."""
+    parts = [task.name, task.header(task.target_rule), task.splits]
+    for purpose, lengths in (("tune", task.id_lengths), ("test", task.test_lengths)):
+        for example in draw_examples(task, lengths, purpose, seed=0, count=2 * len(lengths)):
+            parts += [example, *(task.score(example, example.response[:n]) for n in (5, None))]
+    return zlib.crc32(repr(parts).encode())
+
+
+def text_checksum(task: Task) -> int:
+    """Of a sample of the pre-training text."""
+    rng = random_source("checksum", 0)
+    return zlib.crc32("".join(task.document(rng, n / 1000) for n in range(1000)).encode())
