@@ -317,7 +317,7 @@ def append_result(path: Path, row: dict) -> None:
     line = f"\n{json.dumps(row, allow_nan=False)}\n".encode()
     with open(path, "ab", buffering=0) as file:
         if file.write(line) < len(line):
-            raise OSError(f"the disk is full: {path}")
+            raise UserError(f"the disk is full: {path} has half a line more")
 
 
 def split_means(row: dict, metric: str) -> dict[str, float]:
@@ -421,6 +421,8 @@ def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str
     try:
         work(parser.parse_args(arguments))
     except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # raised by somebody's own code
+            raise
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, "\nstopped; the same command goes on from what is finished\n")

@@ -1,259 +1,267 @@
-"""What goes wrong around a run: nothing is lost in silence, and every fault is one clear line."""
+"""What goes wrong around a run: no finished line is lost, no wrong number printed, and every fault
+is one clear line."""
 
+from concurrent.futures import ThreadPoolExecutor
 import json
 import os
-from pathlib import Path
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from extras import controls, optimizers
 from latent_tokens import LatentTokens, generate
 from model import GPT
-from tasks import encode
+from tasks import TASKS, encode
 import train
 
 pytestmark = pytest.mark.usefixtures("tiny")
-ROOT = Path(train.__file__).parent
 
 
-def run(out: Path, *arguments: str) -> None:
+def run(out, *arguments: str) -> list[dict]:
     train.main(["--fast", "--device", "cpu", "--out", str(out), "--methods", "Start_2", *arguments])
+    return train.read_results(out / train.RESULTS)
 
 
-def refusal(capsys, command) -> str:
-    """The one line of a command that stops with exit code 2."""
+def refusal(capsys, *arguments: str) -> str:
+    """The one line that a refused command prints."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        command()
+        train.main(list(arguments))
+    line, = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2
-    last = capsys.readouterr().err.strip().split("\r")[-1].splitlines()[-1].strip()
-    assert "error: " in last
-    return last
+    return line
 
 
-def results(out: Path) -> dict:
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads((out / "results.json").read_text(), parse_constant=refuse)
+def content(out) -> bytes:
+    return (out / train.RESULTS).read_bytes()
 
 
-def methods(out: Path) -> set[str]:
-    return {row["method"] for row in results(out)["rows"]}
+def methods(rows: list[dict]) -> list[str]:
+    return [row["method"] for row in rows]
 
 
-# ------------------------------------------------------------------------ two writers
+# ------------------------------------------------------------------ results are only appended to
 
-HOLDER = """
-import sys
-from pathlib import Path
-from train import only_writer
-with only_writer(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_second_command_in_a_folder_is_refused(tmp_path, capsys):
-    """Bug caught: rows of one command lost to another; a lock that outlives a killed process."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    assert "another command is writing to" in refusal(capsys, lambda: run(tmp_path))
-    assert not (tmp_path / "results.json").exists()
-    holder.kill()
-    holder.communicate()
-    run(tmp_path)
-    assert "Start_2" in methods(tmp_path)
+def test_a_second_command_repeats_nothing_and_only_appends(finished):
+    before = content(finished)
+    stamps = {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
+    rows = run(finished, "8_2-own")
+    assert content(finished).startswith(before)
+    assert methods(rows)[-1] == "8_2-own" and len(rows) == before.count(b"task_checksum") + 1
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
-@pytest.mark.parametrize("command", [controls, optimizers])
-def test_extras_respect_the_lock(command, finished, capsys):
-    """Bug caught: rows of a run lost to the controls that are added to it."""
-    with train.only_writer(finished):
-        line = refusal(capsys, lambda: command.main([str(finished)]))
-    assert "another command is writing to" in line
+def test_names_of_one_placement_are_one_result(finished):
+    before = content(finished)
+    run(finished, "Comma_1+Start_1", "Start_1+Comma_1", "Start_2")
+    assert content(finished) == before
 
 
-def test_temporary_names_are_a_process_own(tmp_path, monkeypatch):
-    """Bug caught: two processes that write one temporary file."""
-    names = set()
-    for process in (1, 2):
-        monkeypatch.setattr(os, "getpid", lambda: process)
-        train.write(tmp_path / "file", lambda path: (names.add(path), path.write_text("x")))
-    assert len(names) == 2 and [path.name for path in tmp_path.iterdir()] == ["file"]
+def edit_lengths(patch):
+    patch.setattr(type(TASKS["generation"]), "test_lengths", (4,))
 
 
-# ------------------------------------------------------------------------ numbers that are none
+def edit_rule(patch):
+    patch.setattr(type(TASKS["generation"]), "target_rule", "++5")
 
-def test_a_tuning_that_diverges_is_named_and_the_rest_kept(tmp_path, monkeypatch, capsys):
-    """Bug caught: NaN reported as a result, or one bad method that ends the run."""
+
+def edit_id_lengths(patch):
+    patch.setattr(type(TASKS["generation"]), "id_lengths", range(1, 3 + 1))
+
+
+def edit_score(patch):
+    patch.setattr(type(TASKS["generation"]), "after", lambda self, item: "44@47=83")
+
+
+def edit_tuning(patch):
+    patch.setitem(train.FAST_TUNE, "batch_size", 5)
+
+
+@pytest.mark.parametrize("edit", [edit_lengths, edit_rule, edit_id_lengths, edit_score,
+                                  edit_tuning])
+def test_a_line_of_another_experiment_is_neither_lost_nor_mixed_in(edit, finished, monkeypatch,
+                                                                   capsys):
+    before = content(finished)
+    with monkeypatch.context() as patch:
+        edit(patch)
+        run(finished)
+        table = capsys.readouterr().out.split("OOD\n")[1]
+        assert content(finished).startswith(before)
+        new = train.read_results(finished / train.RESULTS)[6:]
+        assert methods(new) == ["base", "instruction", "reminders", "Start_2"]
+        for row in new:
+            mean = train.split_means(row, "accuracy")["ID"]
+            assert f"{row['method']:38} {mean:8.2f}" in table
+        after = content(finished)
+        run(finished)
+        assert content(finished) == after
+    run(finished)
+    assert content(finished) == after
+
+
+def test_another_base_has_lines_of_its_own(finished):
+    base = GPT.load(finished / "generation-base0.pt")
+    base.blocks[0].qkv.weight.data.add_(1e-3)
+    base.save(finished / "generation-base0.pt", base.notes)
+    rows = run(finished)
+    assert methods(rows[6:]) == ["base", "instruction", "reminders", "Start_2"]
+    assert rows[0]["base_checksum"] != rows[6]["base_checksum"]
+
+
+def test_half_a_line_is_skipped_with_a_word_and_ends_no_other(finished, capsys):
+    rows, path = train.read_results(finished / train.RESULTS), finished / train.RESULTS
+    path.write_bytes(content(finished)[:-300])  # a power cut, in the line of Start_1+Comma_1
+    assert train.read_results(path) == rows[:-1]
+    assert "results.jsonl: line 12 is no whole result" in capsys.readouterr().out
+    assert methods(run(finished, "Start_1+Comma_1")) == methods(rows)
+
+
+@pytest.mark.parametrize("foreign", [b"{", b"\xff\xfe \x00", b"[1]", b'"a"', b"17", b"null",
+                                     b'{"task": "generation"}'])
+def test_foreign_lines_are_skipped_and_kept(foreign, finished):
+    rows = train.read_results(finished / train.RESULTS)
+    (finished / train.RESULTS).write_bytes(foreign + b"\n" + content(finished))
+    assert run(finished) == rows
+    assert content(finished).startswith(foreign)
+
+
+def test_a_full_disk_costs_one_line_and_no_other(finished, monkeypatch):
+    """A disk that takes the first half of a line."""
+    import resource
+    path, rows = finished / train.RESULTS, train.read_results(finished / train.RESULTS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+    try:
+        with pytest.raises(train.UserError, match="the disk is full"):
+            train.append_result(path, rows[0] | {"seed": 7})
+        with pytest.raises(OSError):
+            train.append_result(path, rows[0] | {"seed": 8})
+        with pytest.raises(OSError):
+            GPT.load(finished / "generation-base0.pt").save(finished / "other.pt", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    train.append_result(path, rows[0] | {"seed": 9})
+    assert [row["seed"] for row in train.read_results(path)] == [*[0] * 6, 9]
+    assert not list(finished.glob("*other*"))
+
+
+def test_lines_of_commands_at_once_do_not_mix(tmp_path):
+    row = {name: 0 for name in train.KEY} | {"filler": "x" * 20_000}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: train.append_result(tmp_path / "rows", row | {"seed": n}),
+                      range(200)))
+    rows = train.read_results(tmp_path / "rows")
+    assert sorted(row["seed"] for row in rows) == list(range(200))
+
+
+# ------------------------------------------------------------------------------------ interruptions
+
+def test_ctrl_c_costs_the_base_in_work_and_no_other_file(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "set_learning_rate", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            run(tmp_path)
+    assert stop.value.code == 130 and "same command goes on" in capsys.readouterr().err
+    assert not list(tmp_path.glob("generation*")) and methods(run(tmp_path))[-1] == "Start_2"
+
+
+def test_ctrl_c_in_a_tuning_keeps_what_is_finished(tmp_path, monkeypatch):
     tune = train.tune
 
-    def diverging(base, task, method, *arguments):
-        model, latents = tune(base, task, method, *arguments)
-        if str(method) == "Start_2":
-            latents.vectors.data.fill_(float("nan"))
-        return model, latents
+    def interrupted(base, task, placement, *rest):
+        if str(placement) == "End_2":
+            raise KeyboardInterrupt
+        return tune(base, task, placement, *rest)
 
-    monkeypatch.setattr(train, "tune", diverging)
-    line = refusal(capsys, lambda: run(tmp_path, "End_2"))
-    assert "generation, Start_2, seed 0: no trial ended with a finite loss" in line
-    assert methods(tmp_path) == {"base", "instruction", "reminders", "End_2"}
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "tune", interrupted)
+        with pytest.raises(SystemExit):
+            run(tmp_path, "End_2")
+    kept = content(tmp_path)
+    assert methods(train.read_results(tmp_path / train.RESULTS)) == [*train.REFERENCES, "Start_2"]
+    run(tmp_path, "End_2")
+    assert content(tmp_path).startswith(kept)
+
+
+def test_a_tuning_that_diverges_is_named_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    loss = train.response_loss
+    monkeypatch.setattr(train, "response_loss", lambda model, latents, batch: (
+        loss(model, latents, batch) * (float("nan") if str(latents.placement) == "Start_2" else 1)))
+    line = refusal(capsys, "--fast", "--device", "cpu", "--out", str(tmp_path), "--methods",
+                   "Start_2", "End_2")
+    assert "generation, Start_2, seed 0: no trial has a finite loss" in line
+    rows = train.read_results(tmp_path / train.RESULTS)
+    assert methods(rows) == [*train.REFERENCES, "End_2"]
     assert not list((tmp_path / "latents").glob("*Start_2*"))
 
 
-def test_a_trial_that_diverges_is_not_chosen(tmp_path, monkeypatch):
-    """Bug caught: NaN, which is smaller than nothing and larger than nothing, as the best loss."""
-    monkeypatch.setattr(train, "FAST_TUNE", train.FAST_TUNE | {
-        "trials": ((1e30, 0.05), (1.0, 0.05))})
-    run(tmp_path)
-    tuning = results(tmp_path)["tuning"][0]
-    assert tuning["lr"] == 1.0 and tuning["trials"][0]["validation_loss"] is None
+# ----------------------------------------------------------------------------------------- mistakes
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected Start_m, End_m, Comma_m"),
+    (["--methods", "Start_2", "Middle_2"], "unknown placement 'Middle_2'"),
+    (["--methods", "Comma_4:random"], "unknown placement 'Comma_4:random'"),
+    (["--task", "division"], "choose from"),
+    (["--device", "abacus"], "--device: invalid choice: 'abacus' (choose from "),
+    (["--steps", "0"], "--seeds and --steps must be positive"),
+    (["--bases", "0", "-1"], "--bases not negative"),
+    (["--steps", "many"], "invalid int value: 'many'"),
+    (["--unknown"], "unrecognized arguments"),
+])
+def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
+    assert message in refusal(capsys, "--out", str(tmp_path / "run"), *arguments)
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_base_that_diverges_is_not_saved(tmp_path, monkeypatch, capsys):
-    """Bug caught: tuning on weights that are no numbers."""
-    monkeypatch.setattr(train, "FAST_PRETRAIN", train.FAST_PRETRAIN | {"adam_lr": float("inf")})
-    assert "the loss of step 1 is nan: lower the rates" in refusal(capsys, lambda: run(tmp_path))
-    assert not list(tmp_path.glob("*.pt"))
+@pytest.mark.parametrize("folder", ["file", "file/run"])
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    assert str(tmp_path / folder) in refusal(capsys, "--fast", "--out", str(tmp_path / folder))
+    assert (tmp_path / "file").read_text() == "not a folder"
 
 
-# ------------------------------------------------------------------------ files that do not belong
-
-def edit_base(out: Path, change) -> None:
-    path = out / "generation-base0.pt"
-    saved = torch.load(path, weights_only=True)
-    change(saved)
-    torch.save(saved, path)
+@pytest.mark.parametrize("change", [{"steps": 3}, {"adam_lr": 1e-4}, {"short": (2, 60)}])
+def test_a_base_of_other_settings_is_refused(change, finished, monkeypatch, capsys):
+    monkeypatch.setattr(train, "FAST_PRETRAIN", train.FAST_PRETRAIN | change)
+    line = refusal(capsys, "--fast", "--out", str(finished))
+    assert f"was made with {next(iter(change))} = " in line and "choose a new --out" in line
 
 
-def test_rows_belong_to_their_base(finished, capsys):
-    """Bug caught: rows of two bases in one table."""
-    edit_base(finished, lambda saved: saved["model"]["blocks.0.qkv.weight"].add_(1e-3))
-    before = results(finished)
-    line = refusal(capsys, lambda: run(finished, "End_2"))
-    assert "were made with another generation-base0.pt" in line
-    assert "were made with another" in refusal(capsys, lambda: controls.main([str(finished)]))
-    assert results(finished) == before
+def test_a_base_is_not_taken_for_another_text(finished, monkeypatch, capsys):
+    """Even where an edit of ``document`` shows only every now and then."""
+    document, count = TASKS["generation"].document, iter(range(10_000))
+    monkeypatch.setattr(TASKS["generation"], "document", lambda rng, progress: (
+        document(rng, progress) if next(count) != 80 else "44@47=83,;"))
+    assert "was made with text = " in refusal(capsys, "--fast", "--out", str(finished))
 
 
-def test_controls_refuse_a_base_that_the_run_has_not_finished(finished, capsys):
-    """Bug caught: latents tuned after all on a base that train.py refused."""
-    shutil.copy(finished / "generation-base0.pt", finished / "generation-base7.pt")
-    before = results(finished)
-    line = refusal(capsys, lambda: controls.main([str(finished), "--base", "7"]))
-    assert "generation-base7.pt has no rows in this run" in line
-    assert results(finished) == before
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe nonsense"])
+def test_a_damaged_base_is_refused_and_kept(damage, finished, capsys):
+    path = finished / "generation-base0.pt"
+    path.write_bytes(damage)
+    assert "is not a readable base: delete it" in refusal(capsys, "--fast", "--out", str(finished))
+    assert path.read_bytes() == damage
 
 
-@pytest.mark.parametrize("change", [
-    lambda saved: saved.update(step="2"), lambda saved: saved.update(step=-1),
-    lambda saved: saved.update(skill="1"), lambda saved: saved.update(skill=2.0),
-    lambda saved: saved.update(model=[]), lambda saved: saved.update(optimizers=None),
-    lambda saved: saved["model"]["head.weight"].fill_(float("nan"))])
-def test_a_base_with_wrong_inner_types_is_refused(change, finished, capsys):
-    """Bug caught: a traceback from the middle of pre-training."""
-    edit_base(finished, change)
-    assert "is not a readable base" in refusal(capsys, lambda: run(finished))
-
-
-@pytest.mark.parametrize("change, named", [
-    (lambda saved: saved["rows"].pop(3), "length"),
-    (lambda saved: saved["rows"].extend([row | {"seed": 1} for row in saved["rows"][1:]]),
-     "length"),
-    (lambda saved: saved["rows"][0].update(accuracy="1.0"), "accuracy"),
-    (lambda saved: saved["rows"].append("a row"), ""),
-    (lambda saved: saved.update(rows={}, tuning=3), "")])
-def test_edited_results_are_refused(change, named, finished, capsys):
-    """Bug caught: a row removed by hand that is silently averaged over."""
-    saved = results(finished)
-    change(saved)
-    (finished / "results.json").write_text(json.dumps(saved))
-    line = refusal(capsys, lambda: run(finished))
-    assert "is not a readable file of results" in line and named in line
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("damaged")])
-def test_lost_latents_are_tuned_anew_for_their_controls(damage, finished, monkeypatch):
-    """Bug caught: a lost file that blocks its controls, since its row counts as finished."""
-    monkeypatch.setattr(controls, "TUNED", {})
-    monkeypatch.setattr(controls, "METHODS", {})
-    monkeypatch.setattr(controls, "ALTERED", {"generation": ["Start_2:random"]})
-    path = finished / "latents" / "generation-base0-Start_2-seed0.pt"
-    before = LatentTokens.load(path, 16)
-    damage(path)
-    controls.main([str(finished)])
-    assert torch.equal(before.vectors, LatentTokens.load(path, 16).vectors)
-    assert "Start_2:random" in methods(finished)
-
-
-# ------------------------------------------------------------------------ disks
-
-@pytest.mark.parametrize("error", [RuntimeError("disk full\nC++ frames"), OSError("disk full")])
-def test_a_full_disk_keeps_earlier_rows_and_leaves_nothing(error, finished, monkeypatch, capsys):
-    """Bug caught: a traceback of sixty lines, and half a file on a full disk."""
-    before = results(finished)
-
-    def full(content, path):
-        Path(path).write_text("half of")
-        raise error
-
-    monkeypatch.setattr(torch, "save", full)
-    line = refusal(capsys, lambda: run(finished, "End_2"))
-    assert "cannot write" in line and line.endswith("disk full")
-    assert results(finished)["rows"][:len(before["rows"])] == before["rows"]
-    assert not list(finished.rglob("*.partial"))
-
-
-@pytest.mark.parametrize("closed", [".", "latents"])
-def test_a_closed_folder_is_found_before_the_work(closed, tmp_path, monkeypatch, capsys):
-    """Bug caught: latents/ found unwritable only after tuning."""
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / closed)
-    assert "no permission to write" in refusal(capsys, lambda: run(tmp_path))
-    assert not list(tmp_path.glob("*.pt"))
-
-
-def test_a_name_too_long_for_the_disk(tmp_path, capsys):
-    """Bug caught: a traceback after minutes of tuning, or an error while cleaning up."""
-    with pytest.raises(train.UserError, match="cannot write"):
-        train.write(tmp_path / ("x" * 250), lambda path: path.write_text("x"))
-
-
-# ------------------------------------------------------------------------ terminals and places
+# ------------------------------------------------------------------------------ terminals and places
 
 def test_a_report_on_an_ascii_terminal(tmp_path):
-    """Bug caught: the sign for the sd, which kills the table."""
     run(tmp_path, "--seeds", "2")
-    shown = subprocess.run([sys.executable, "-m", "extras.report", str(tmp_path)], cwd=ROOT,
+    shown = subprocess.run([sys.executable, "-m", "extras.report", str(tmp_path)],
+                           cwd=os.path.dirname(train.__file__),
                            env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
                            capture_output=True, text=True)
     assert shown.returncode == 0 and "+/-" in shown.stdout
 
 
-def test_the_tests_start_from_anywhere(tmp_path):
-    """Those of the report do, soonest: without PyTorch. Bug caught: No module named 'extras'."""
-    shown = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "--noconftest",
-                            str(ROOT / "tests" / "test_report.py")],
-                           cwd=tmp_path, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stdout
-
-
-def test_a_mistyped_folder_is_not_made(tmp_path, capsys):
-    """Bug caught: an empty run where somebody mistyped a name."""
-    line = refusal(capsys, lambda: controls.main([str(tmp_path / "typo")]))
-    assert "does not hold a run" in line and not (tmp_path / "typo").exists()
-
-
 def test_a_base_and_latents_load_in_a_users_script(finished):
-    """Bug caught: files that only train.py can read."""
     base = GPT.load(finished / "generation-base0.pt")
     latents = LatentTokens.load(finished / "latents" / "generation-base0-Start_2-seed0.pt",
                                 base.config.n_embd)
     assert len(generate(base, latents, [encode("44@47=83,")], 5)[0]) == 5
     with pytest.raises(ValueError, match="is not a readable base"):
-        GPT.load(finished / "results.json")
+        GPT.load(finished / "results.jsonl")
