@@ -7,7 +7,7 @@ import pytest
 
 from model import GPTConfig
 from tasks import (ALPHABET, TASKS, Example, Generation, decode, draw, draw_examples, encode,
-                   equation_result, pretraining_batch, purpose_of, random_source)
+                   equation, pretraining_batch, purpose_of, random_source)
 
 generation, repetition, summation = map(TASKS.get, ["generation", "repetition", "summation"])
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -18,13 +18,11 @@ each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("rule, left, right, result", [
     ("+-9", "44", "47", "83"), ("+-9", "47", "83", "34"), ("+-9", "83", "34", "21"),
     ("x+0", "44", "47", "61")])  # 4 * 4 mod 10, (4 + 7) mod 10
-def test_equations_by_hand(rule, left, right, result):
-    """The chain that the paper prints, and more. Bug caught: digits or moduli mixed up."""
-    assert equation_result(rule, left, right) == result
+def test_equations_by_hand(rule, left, right, result):  # the paper's chain, and one more
+    assert equation(rule, left, right) == f"{left}@{right}={result}"
 
 
 def test_generation_documents_do_what_was_stated_last():
-    """Bug caught: a rule that goes unheeded in the text, or operands that are not the last two."""
     rng = random_source("pretrain", 1)
     for _ in range(500):
         text, rule, before = generation.document(rng, 1.0), "++0", None
@@ -33,12 +31,11 @@ def test_generation_documents_do_what_was_stated_last():
         for header, left, right, result in equations:
             rule = header or rule
             assert before is None or before == (left, right)
-            assert result == equation_result(rule, left, right)
+            assert f"{left}@{right}={result}" == equation(rule, left, right)
             before = right, result
 
 
 def test_generation_documents_have_their_lengths_and_headers():
-    """Bug caught: other probabilities than the docstring says."""
     rng = random_source("pretrain", 1)
     texts = [generation.document(rng, 1.0) for _ in range(1000)]
     assert 500 < sum(text.startswith("G") for text in texts) < 620  # 0.75 * 0.75
@@ -54,18 +51,15 @@ def score_generation(text: str):
 
 
 def test_one_slip_costs_one_equation_but_all_exactness_after_it():
-    """Bug caught: a score against the true chain, in which everything after a slip is wrong."""
     slipped = "47@83=33,83@33=20,33@20=53,"  # 33 should be 34; then true to what it wrote
     assert score_generation(slipped) == ([0, 1, 1, 0], [False] * 4)
 
 
 def test_wrong_operands_are_wrong():
-    """Bug caught: an equation that is right in itself, but not the next one, taken as correct."""
     assert score_generation("47@83=34,83@33=20,") == ([1, 0, 0, 0], [True, False, False, False])
 
 
 def test_an_answer_that_breaks_off_is_wrong_from_there_on():
-    """Bug caught: half an equation that counts."""
     assert score_generation("47@83=34,8") == ([1, 0, 0, 0], [True, False, False, False])
 
 
@@ -75,14 +69,12 @@ def test_an_answer_that_breaks_off_is_wrong_from_there_on():
     (("", ""), 1.0, True), ((";", ","), 1.0, False), ((";", ",4-7=2*99;"), 1.0, False),
     (("2*01", "3*01"), 0.75, False), ((",4-7=2*02,4-7=2*01,4-7=2*00", ""), 0.25, False)])
 def test_repetition_wants_every_item_and_the_stop(change, accuracy, exact):
-    """Bug caught: an answer that never stops, or stops early, called exact."""
     example = Example("4@7=2*04>", "4-7=2*03,4-7=2*02,4-7=2*01,4-7=2*00;")
     score = repetition.score(example, example.response.replace(*change))[2]
     assert (score.accuracy, score.exact) == (accuracy, exact)
 
 
 def test_a_repetition_example_by_hand():
-    """Bug caught: a count that is off by one, another sign."""
     example = repetition.example(random_source("test", 0), 3)
     a, b, result = (int(example.query[place]) for place in (0, 2, 4))
     item = f"{a}-{b}={result}"
@@ -91,8 +83,6 @@ def test_a_repetition_example_by_hand():
 
 
 def test_repetition_documents_do_what_was_stated_last():
-    """Bug caught: a sign or stop that goes unheeded. A stop may be forgotten, where nothing is
-    stated, for the plain one, 1."""
     rng = random_source("pretrain", 1)
     for _ in range(500):
         text = repetition.document(rng, 1.0)
@@ -109,7 +99,6 @@ def test_repetition_documents_do_what_was_stated_last():
 
 
 def test_repetition_counts_reach_the_longest():
-    """Bug caught: counts that a base never sees, or long ones from the start."""
     rng = random_source("pretrain", 1)
     def counts(progress):
         return {int(re.search(r"\*(\d\d)>", repetition.document(rng, progress))[1]) - 1
@@ -120,7 +109,6 @@ def test_repetition_counts_reach_the_longest():
 # ------------------------------------------------------------------------ Summation
 
 def test_summation_documents_do_what_was_stated_last():
-    """Bug caught: answers of another rule or another list, or work that does not match."""
     rng = random_source("pretrain", 1)
     question_pattern = re.compile(r"(?:S(.):)?([^,>:]+(?:>[^,>:]+)?)(?:>(\d\d))?(?:,|$)")
     for _ in range(300):
@@ -140,7 +128,6 @@ def test_summation_documents_do_what_was_stated_last():
 
 
 def test_summation_adds_what_the_query_asks_for():
-    """Bug caught: a wrong variable, or a sum that is not two digits."""
     example = summation.example(random_source("test", 0), 7)
     listing, asked = example.query.rstrip(">").split("?")
     values = dict(item.split("=") for item in listing.split(","))
@@ -153,14 +140,12 @@ def test_summation_adds_what_the_query_asks_for():
 
 @each_task
 def test_splits_do_not_overlap(task):
-    """Bug caught: lengths that are both tuned on and called out of distribution."""
     assert not set(task.id_lengths) & set(task.ood_lengths)
     assert set(task.far_lengths) <= set(task.ood_lengths)
 
 
 @each_task
 def test_an_examples_own_response_is_exact(task):
-    """Bug caught: examples whose own response fails, or an empty one that passes."""
     for example in draw_examples(task, (*task.id_lengths, *task.ood_lengths), "test", 1, 2):
         assert all(score.exact for score in task.score(example, example.response).values())
         assert not any(score.exact for score in task.score(example, "").values())
@@ -168,7 +153,6 @@ def test_an_examples_own_response_is_exact(task):
 
 @each_task
 def test_the_longest_form_fits(task):
-    """Bug caught: tests at positions that pre-training never shows."""
     header = task.header(task.target_rule)
     for example in draw_examples(task, [max(task.test_lengths)], "test", 1, 5):
         text = "," + example.query + example.response[:-1]  # nothing is read after the last token
@@ -177,7 +161,6 @@ def test_the_longest_form_fits(task):
 
 @each_task
 def test_the_target_rule_is_one_of_those_stated_in_pretraining(task):
-    """Bug caught: a header that the base has never read, so that the reference means nothing."""
     header, rng = task.header(task.target_rule), random_source("pretrain", 0)
     headers = {task.document(rng, 1.0)[:len(header)] for _ in range(2000)}
     assert header in headers and len(headers) > 3
@@ -185,7 +168,6 @@ def test_the_target_rule_is_one_of_those_stated_in_pretraining(task):
 
 @each_task
 def test_no_query_serves_two_purposes(task):
-    """Bug caught: tests on queries that were tuned or validated on."""
     tuned, validated, tested = (
         {each.query for each in draw_examples(task, task.id_lengths, purpose, 0, 60)}
         for purpose in ("tune", "validation", "test"))
@@ -193,7 +175,6 @@ def test_no_query_serves_two_purposes(task):
 
 
 def test_a_task_with_too_few_queries_is_refused():
-    """Bug caught: a search without end for a test query of a task that has none."""
     class OneQuery(Generation):
         drawn = 0
 
@@ -209,7 +190,6 @@ def test_a_task_with_too_few_queries_is_refused():
 
 @each_task
 def test_seeds_draw_other_examples(task):
-    """Bug caught: a seed that does nothing, or draws that no seed rules."""
     first, again, other = (draw_examples(task, task.id_lengths, "tune", seed, 20)
                            for seed in (0, 0, 1))
     assert first == again != other
@@ -219,7 +199,6 @@ def test_seeds_draw_other_examples(task):
 
 @each_task
 def test_headers_are_no_targets(task):
-    """Bug caught: a base that learns to write statements, or that is never asked for the rest."""
     token_ids, targets = pretraining_batch(task, random_source("pretrain", 3), 1.0, 4, 200)
     for row, target in zip(token_ids.tolist(), targets.tolist()):
         text = decode(row)
@@ -234,7 +213,6 @@ def test_headers_are_no_targets(task):
 
 @each_task
 def test_a_row_starts_with_a_document(task):
-    """Bug caught: rows that open in the middle of a document, whose list or statement is cut."""
     rng, again = random_source("pretrain", 3), random_source("pretrain", 3)
     token_ids, _ = pretraining_batch(task, rng, 0.0, 1, 40)
     text = "".join(task.document(again, 0.0) for _ in range(40))
@@ -242,5 +220,4 @@ def test_a_row_starts_with_a_document(task):
 
 
 def test_encode_and_decode_are_inverse():
-    """Bug caught: a character that has no id, or two."""
     assert decode(encode(ALPHABET)) == ALPHABET and len(set(ALPHABET)) == len(ALPHABET)
