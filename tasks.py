@@ -85,8 +85,10 @@ class Task:
         return (*self.id_lengths, *self.ood_lengths)
 
     @property
-    def splits(self) -> dict[str, range]:
-        return {"ID": self.id_lengths, "OOD": self.ood_lengths, "far OOD": self.far_lengths}
+    def splits(self) -> dict[str, tuple[int, int]]:
+        """The first and last length of each."""
+        return {name: (lengths[0], lengths[-1]) for name, lengths in (
+            ("ID", self.id_lengths), ("OOD", self.ood_lengths), ("far OOD", self.far_lengths))}
 
     @property
     def methods(self) -> tuple[str, ...]:

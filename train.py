@@ -10,7 +10,6 @@ line. What has a line there is not done again. What reads and varies a run stand
 """
 
 import argparse
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -70,12 +69,12 @@ class TuneConfig:
 FAST_PRETRAIN = {"steps": 20, "warmup": 5, "needed_skill": 0.0}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 
-# A method is a placement (in the notation of latent_tokens.py) or a reference without latents: the
-# base is given nothing, the rule in words before the query, or that and the same after every comma.
+# A method is a placement, such as Comma_4, or one of the references that insert no latents: nothing
+# is said to the base; the rule in words, before the query; the same, and again after every comma.
 REFERENCES = ("base", "instruction", "reminders")
 
 
-# ---------------------------------------------------------------------------------------- optimizer
+# ------------------------------------------------------------------------------------- pre-training
 
 class Muon(torch.optim.Optimizer):
     """``torch.optim.Muon`` in float32: with AVX2 only, its bfloat16 takes 20 times as long."""
@@ -105,14 +104,10 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
-OPTIMIZERS = {"Muon": Muon, "AdamW": torch.optim.AdamW}
-
-
 def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and head."""
-    matrices = [weights for weights in model.blocks.parameters() if weights.ndim == 2]
-    others = [weights for weights in model.parameters()
-              if not any(weights is matrix for matrix in matrices)]
+    matrices = [each for each in model.blocks.parameters() if each.ndim == 2]
+    others = [each for each in model.parameters() if all(each is not m for m in matrices)]
     return [Muon(matrices, lr=config.muon_lr),
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -126,18 +121,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int,
         group["lr"] = optimizer.defaults["lr"] * share
 
 
-# ------------------------------------------------------------------------------------- pre-training
-
-class NoResult(UserError):
-    """A base without its skill, or a tuning that diverged. The rest of a run goes on."""
+class Unskilled(UserError):
+    """A base without its skill: nothing is tuned on it. The other bases of a run go on."""
 
 
 def pretrain(task: Task, config: PretrainConfig, device: str) -> tuple[GPT, float]:
-    """A new base, and its skill.
-
-    A skill forms late, at a random moment. A base that lacks it at the end of its steps goes
-    through their second half again, on new text.
-    """
+    """A new base, and its skill. A skill forms late, at a random moment: a base that lacks it at the
+    end of its steps goes through their second half again, on new text."""
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
     optimizers, batches = make_optimizers(model, config), 0
@@ -182,7 +172,7 @@ def skill(model: GPT, task: Task, count: int) -> float:
 def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT:
     """The base in a file, which is trained and written first where there is none.
 
-    Raises UserError if it is unreadable or has other settings, NoResult if it lacks its skill.
+    Raises UserError if it is unreadable or has other settings, Unskilled if it lacks its skill.
     """
     settings = asdict(config) | {"text": text_checksum(task)}
     if not path.exists():
@@ -197,8 +187,8 @@ def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> 
             raise UserError(f"{path} was made with {name} = {base.notes[name]}, not {asked}: "
                             "choose a new --out, or the same settings")
     if base.notes["skill"] < config.needed_skill:
-        raise NoResult(f"{path} answers only {base.notes['skill']:.0%} of 300 queries, reminded in "
-                       "words: nothing is tuned on it, take another seed with --bases")
+        raise Unskilled(f"{path} answers only {base.notes['skill']:.0%} of 300 queries, with "
+                        "reminders: nothing is tuned on it, take another seed with --bases")
     return base.to(device)
 
 
@@ -222,7 +212,7 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int,
          config: TuneConfig) -> tuple[LatentTokens, list[dict]]:
     """Train latents on in-distribution lengths: those of the best trial, and what each trial gave.
 
-    Raises NoResult if no trial ends with a finite loss.
+    Raises UserError if no trial ends with a finite loss.
     """
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(placement, examples, base.device)
@@ -231,8 +221,8 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int,
         latents = LatentTokens(placement, base.config.n_embd)
         latents.initialize(base.token_embedding.cpu(), torch.Generator().manual_seed(seed))
         latents.to(base.device)
-        optimizer = OPTIMIZERS[config.optimizer](latents.parameters(), lr=lr,
-                                                 weight_decay=weight_decay)
+        make_optimizer = {"Muon": Muon, "AdamW": torch.optim.AdamW}[config.optimizer]
+        optimizer = make_optimizer(latents.parameters(), lr, weight_decay=weight_decay)
         rng = random_source(f"{task.name}/tune", seed)
         for step in tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None):
             length = rng.choice(task.id_lengths)
@@ -249,7 +239,7 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int,
         if isfinite(loss):
             tuned.setdefault(loss, latents)
     if not tuned:
-        raise NoResult(f"{task.name}, {placement}, seed {seed}: no trial has a finite loss")
+        raise UserError(f"{task.name}, {placement}, seed {seed}: no trial has a finite loss")
     return tuned[min(tuned)], trials
 
 
@@ -271,10 +261,10 @@ def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
          config: TuneConfig) -> dict:
     """Mean scores at each length, and the number of latents in the longest example."""
     examples = draw_examples(task, task.test_lengths, "test", seed, config.test_examples)
-    scores = defaultdict(list)
+    scores = {}
     for example, text in zip(examples, answers(base, latents, task, method, examples)):
         for length, score in task.score(example, text).items():
-            scores[length].append(score)
+            scores.setdefault(length, []).append(score)
     longest = to_batch(latents.placement, examples[-1:])
     return {"lengths": list(scores),
             "accuracy": [fmean(each.accuracy for each in scores[length]) for length in scores],
@@ -294,15 +284,14 @@ def key(row: dict) -> tuple[str, ...]:
 
 
 def weights_checksum(module: nn.Module) -> int:
-    weights = module.state_dict().values()
-    return zlib.crc32(b"".join(each.cpu().numpy().tobytes() for each in weights))
+    tensors = module.state_dict().values()
+    return zlib.crc32(b"".join(each.cpu().numpy().tobytes() for each in tensors))
 
 
 def read_results(path: Path) -> list[dict]:
-    """The results in a file, if there is one. A line that is not whole is skipped with a word."""
+    """The results in a file. A line that is not whole is skipped with a word."""
     rows = []
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:
             row = json.loads(line or "{}")
             rows += [row] if row and key(row) else []
@@ -312,12 +301,10 @@ def read_results(path: Path) -> list[dict]:
 
 
 def append_result(path: Path, row: dict) -> None:
-    """Add a line in one write, so that two commands cannot mix theirs. It begins a new line even
-    after one that a full disk has cut short."""
-    line = f"\n{json.dumps(row, allow_nan=False)}\n".encode()
-    with open(path, "ab", buffering=0) as file:
-        if file.write(line) < len(line):
-            raise UserError(f"the disk is full: {path} has half a line more")
+    """Add a line: by one write, so that two commands cannot mix theirs, and always on a new line,
+    whatever a power cut or a full disk has left of the last one."""
+    with open(path, "a", buffering=2 ** 20) as file:
+        file.write(f"\n{json.dumps(row, allow_nan=False)}\n")
 
 
 def split_means(row: dict, metric: str) -> dict[str, float]:
@@ -358,11 +345,10 @@ def make_parser() -> argparse.ArgumentParser:
 def new_row(task: Task, base_seed: int, base: GPT, method: str, seed: int,
             config: TuneConfig) -> dict:
     """A result as far as it is known before the work: above all what it depends on."""
-    splits = {name: [lengths[0], lengths[-1]] for name, lengths in task.splits.items()}
-    return {"task": task.name, "base": base_seed, "method": method, "seed": seed, "splits": splits,
+    return {"task": task.name, "base": base_seed, "method": method, "seed": seed,
             "tuning": asdict(config), "task_checksum": checksum(task),
-            "base_checksum": weights_checksum(base), "torch": torch.__version__,
-            "threads": torch.get_num_threads()}
+            "base_checksum": weights_checksum(base), "splits": task.splits,
+            "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig) -> dict:
@@ -400,15 +386,12 @@ def run(args: argparse.Namespace) -> None:
         path = folder / f"{task.name}-base{base_seed}.pt"
         try:
             base = frozen_base(task, config, path, args.device)
-        except NoResult as failure:
+        except Unskilled as failure:
             failures.append(str(failure))
             continue
         for seed, method in product(range(args.seeds), methods[task]):
             row = new_row(task, base_seed, base, method, seed, tuning)
-            try:
-                rows.append(finished.get(key(row)) or complete(row, base, task, folder, tuning))
-            except NoResult as failure:
-                failures.append(str(failure))
+            rows.append(finished.get(key(row)) or complete(row, base, task, folder, tuning))
     for task in tasks:
         print_table(task, [row for row in rows if row["task"] == task.name])
     print(f"\nwrote {folder / RESULTS}" + "; with --fast the numbers mean nothing" * args.fast)
