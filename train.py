@@ -26,12 +26,13 @@ import time
 import zlib
 
 import torch
+from torch import Tensor
 import torch.nn.functional as F
 from tqdm import tqdm, trange
 
 from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch, pad,
                            response_logits, response_loss)
-from model import GPT, GPTConfig, Muon
+from model import GPT, GPTConfig
 from tasks import (ALPHABET, END, NOT_SCORED, TASKS, TOKEN_ID, Example, Task, decode, draw,
                    draw_examples, encode, pretraining_batch, random_source, target_ids)
 
@@ -39,6 +40,37 @@ if os.name == "nt":
     import msvcrt
 else:
     import fcntl
+
+
+# ---------------------------------------------------------------------------------------- optimizer
+
+class Muon(torch.optim.Optimizer):
+    """``torch.optim.Muon`` in float32: with AVX2 only, its bfloat16 takes 20 times as long."""
+
+    def __init__(self, params, lr: float, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                state = self.state[matrix]
+                momentum = state.setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 0.05)
+                update = orthogonalize(matrix.grad.lerp(momentum, 0.95))
+                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.sub_(update, alpha=group["lr"] * scale)
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Singular values to about 1, by five steps of Newton and Schulz (Jordan et al. 2024)."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 # ----------------------------------------------------------------------------------------- settings
