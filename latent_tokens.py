@@ -26,19 +26,18 @@ Tokens", arXiv 2505.12629: placement, insertion, position sharing, targets, deco
 Latents and tokens are counted from 0. Letters as in model.py, and R response tokens.
 """
 
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from model import GPT, LOOK_BACK, KVCache
 from tasks import NOT_SCORED, TOKEN_ID
 
 SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name in a placement -> the token ids it stands before
+COUNTS = [str(n) for n in range(1, 1000)]  # m and k in a placement
 OWN_POSITIONS = "-own"  # ends a placement whose latents do not share positions
 
 
@@ -46,7 +45,18 @@ class UserError(ValueError):
     """A mistake of the user's, not of the code's: train.py prints it as one line."""
 
 
-# ------------------------------------------------------------------------------------- placement
+class Model(Protocol):
+    """All that is needed of a model: model.GPT has it, docs/huggingface.md adapts others."""
+
+    device: torch.device
+    embed: Callable[[Tensor], Tensor]  # verbal tokens (B, N) to embeddings (B, N, D)
+    embed_last: Callable[[list[list[int]]], Tensor]  # the last token of each row: (B, 1, D)
+    make_cache: Callable[[int, int], Any]  # for B rows of so many slots, padding included
+
+    def __call__(self, embeddings: Tensor, position_ids: Tensor,
+                 attention_mask: Tensor | None = None, cache: Any = None) -> Tensor:
+        """Logits (B, T, V). Without a mask all padding, if there is any, is on the right."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -54,27 +64,19 @@ class Group:
 
     places: tuple[str, ...]  # "Start", "End", a separator, or k (digits) for every k verbal tokens
     m: int
-    separator_ids: frozenset[int] = frozenset()  # those of the separators among its places
+    separators: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)  # token ids
 
     def stands_before(self, t: int, token_id: int | None, query_length: int) -> bool:
         """Does the group stand before verbal token t = 0, 1, ... of a row? (None: not known yet)"""
-        for place in self.places:
-            if (place, t) in (("Start", 0), ("End", query_length)):
-                return True
-            if place.isdigit() and t > 0 and t % int(place) == 0:
-                return True
-        return token_id in self.separator_ids
-
-    def __str__(self) -> str:
-        return f"{','.join(self.places)}_{self.m}"
+        return ("Start" in self.places and t == 0
+                or "End" in self.places and t == query_length
+                or any(t > 0 and t % int(k) == 0 for k in self.places if k.isdigit())
+                or any(token_id in ids for ids in self.separators.values()))
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where latents go. Before the same token: in the order Start, End, k_m, separators.
-
-    A group that stands in several places has the rank of the first that it names.
-    """
+    """Where latents go. Before the same token: in the order Start, End, k_m, separators."""
 
     groups: tuple[Group, ...] = ()
     share_positions: bool = True  # False: every slot, latent or verbal, has a position of its own
@@ -82,29 +84,23 @@ class Placement:
     @classmethod
     def parse(cls, notation: str,
               separators: Mapping[str, Collection[int]] = SEPARATORS) -> "Placement":
-        """``Placement.parse("Start_1+Comma_1")``. Raises UserError on any other notation.
-
-        separators: the token ids that count as a comma (in another tokenizer), or more separators.
-        """
-        names, groups = ["Start", "End", *separators], []
-        name = rf"(?:{'|'.join(names)}|[1-9][0-9]{{0,2}})"
-        pattern = re.compile(rf"({name}(?:,{name})*)_([1-9][0-9]{{0,2}})")
+        """Read a notation such as Start_1+Comma_1; separators: the token ids of each by name."""
+        rank = {"Start": 0, "End": 1} | dict.fromkeys(COUNTS, 2) | dict.fromkeys(separators, 3)
+        groups = []
         for term in notation.removesuffix(OWN_POSITIONS).split("+"):
-            match = pattern.fullmatch(term)
-            if not match:
-                raise UserError(f"unknown placement {notation!r}: expected {'_m, '.join(names)}_m, "
-                                "k_m (m latents after every k verbal tokens), a sum such as "
-                                "Start_1+Comma_1, or Start,Comma_1 for the same latents in two "
-                                "places, with m and k from 1 to 999; -own at its end gives "
-                                "latents positions of their own")
-            places = tuple(match[1].split(","))
-            separator_ids = frozenset().union(*(separators.get(each, ()) for each in places))
-            groups.append(Group(places, int(match[2]), separator_ids))
+            names, _, m = term.rpartition("_")
+            places = tuple(names.split(","))
+            if m not in COUNTS or not set(places) <= rank.keys():
+                raise UserError(f"unknown placement {notation!r}: expected a sum of "
+                                f"{'_m, '.join(['Start', 'End', *separators])}_m, k_m (after every "
+                                "k tokens), or Start,Comma_m (one group in two places), with m and "
+                                "k from 1 to 999; -own at its end: no sharing of positions")
+            groups.append(Group(places, int(m), {
+                place: frozenset(separators[place]) for place in places if place in separators}))
         places = [place for group in groups for place in group.places]
         if len(set(places)) < len(places):
             raise UserError(f"placement {notation!r} names a place twice: add up its m instead")
-        rank = {"Start": 0, "End": 1} | dict.fromkeys(separators, 3)  # and 2 for k_m
-        groups.sort(key=lambda group: (rank.get(group.places[0], 2), group.places))
+        groups.sort(key=lambda group: (rank[group.places[0]], group.places))
         return cls(tuple(groups), share_positions=not notation.endswith(OWN_POSITIONS))
 
     @property
@@ -112,10 +108,7 @@ class Placement:
         return sum(group.m for group in self.groups)
 
     def latents_before(self, t: int, token_id: int | None, query_length: int) -> list[int]:
-        """The latents that stand before verbal token t of a row, in slot order.
-
-        As long as the token is unknown (None), those before a separator have to wait for it.
-        """
+        """The latents that stand before verbal token t of a row, in slot order."""
         latents, first = [], 0
         for group in self.groups:
             if group.stands_before(t, token_id, query_length):
@@ -124,17 +117,12 @@ class Placement:
         return latents
 
     def __str__(self) -> str:
-        return "+".join(map(str, self.groups)) + ("" if self.share_positions else OWN_POSITIONS)
+        terms = [f"{','.join(group.places)}_{group.m}" for group in self.groups]
+        return "+".join(terms) + ("" if self.share_positions else OWN_POSITIONS)
 
-
-# ------------------------------------------------------------------------------------- insertion
 
 class AugmentedRow:
-    """One query, and its response as far as it is known, with the latents of a placement inserted.
-
-    Training appends the true response, decoding what the model chooses; the next token is read off
-    the last slot. Raises ValueError on an empty query, which has no last slot.
-    """
+    """A query with its latents, to which the response is appended, token by token, with its own."""
 
     def __init__(self, placement: Placement, query: Sequence[int]):
         if not query:
@@ -143,20 +131,22 @@ class AugmentedRow:
         self.token_ids: list[int] = []  # verbal tokens
         self.sources: list[int] = []  # one a slot: j < M for latent j, M + t for verbal token t
         self.position_ids: list[int] = []  # one a slot
-        self.fed = 0  # slots that decoding has fed
+        self.fed_tokens = self.fed_slots = 0  # what decoding has fed: verbal tokens, all slots
+        self.already_there: list[int] = []  # latents that stand before the next verbal token
         for token_id in query:
             self.append(token_id)
-        self.ending_query = placement.latents_before(len(query), None, len(query))
-        self.insert(self.ending_query, len(query))
+        # Those of End_1 and, after 8, 16, ... tokens, of 8_2 end the query; a comma's have to wait.
+        self.already_there = placement.latents_before(len(query), None, len(query))
+        self.insert(self.already_there, len(query))
 
     def append(self, token_id: int) -> None:
         """Append a verbal token, after the latents that stand before it."""
         t = len(self.token_ids)
         latents = self.placement.latents_before(t, token_id, self.query_length)
-        if t == self.query_length:  # End and k_m end the query already; separators had to wait
-            latents = [latent for latent in latents if latent not in self.ending_query]
-        self.insert([*latents, self.placement.total + t], t)
+        missing = [latent for latent in latents if latent not in self.already_there]
+        self.insert([*missing, self.placement.total + t], t)
         self.token_ids.append(token_id)
+        self.already_there = []
 
     def insert(self, sources: list[int], t: int) -> None:
         """Append slots. Where positions are shared, all take the position id of verbal token t."""
@@ -167,14 +157,18 @@ class AugmentedRow:
         self.sources += sources
 
     def take_new_slots(self) -> tuple[list[int], list[int]]:
-        """Sources and position ids of the slots that are not fed yet, and from now on are."""
-        new = slice(self.fed, len(self.sources))
-        self.fed = new.stop
-        return self.sources[new], self.position_ids[new]
+        """Sources and position ids of the slots not fed yet, which now count as fed. Here M + i is
+        the i-th *new* verbal token, since only the new ones are embedded with them."""
+        M, new = self.placement.total, slice(self.fed_slots, None)
+        sources = [j if j < M else j - self.fed_tokens for j in self.sources[new]]
+        self.fed_slots, self.fed_tokens = len(self.sources), len(self.token_ids)
+        return sources, self.position_ids[new]
 
 
 def pad(rows: Sequence[list[int]], value: int = 0, device=None) -> Tensor:
-    """Rows of unequal length, padded on the right: (B, longest)."""
+    """Rows of unequal length, padded on the right: (B, longest). Not all of them may be empty."""
+    if not any(rows):
+        raise ValueError("a batch needs a query, and a response that is not empty")
     longest = max(map(len, rows))
     padded = [row + [value] * (longest - len(row)) for row in rows]
     return torch.tensor(padded, dtype=torch.long, device=device)
@@ -221,86 +215,84 @@ class LatentTokens(nn.Module):
         self.vectors.copy_(token_embedding.mean(dim=0) + 0.1 * token_embedding.std(dim=0) * noise)
 
     def embed(self, sources: Tensor, verbal: Tensor) -> Tensor:
-        """Embeddings (B, T, D) of the slots, from those of the row's verbal tokens (B, N, D).
-
-        A latent is its vector wherever it stands, and a verbal token's embedding sees no latent.
-        """
-        table = torch.cat([self.vectors.expand(len(verbal), -1, -1), verbal], dim=1)  # (B, M+N, D)
-        return table.gather(1, sources[..., None].expand(-1, -1, verbal.shape[2]))
+        """Embeddings (B, T, D) of the slots, from those of each row's verbal tokens (B, N, D).
+        A source is a line of the row's table: first the M latents, then its N verbal tokens."""
+        latents = self.vectors.to(verbal.dtype).expand(len(verbal), -1, -1)  # (B, M, D)
+        table = torch.cat([latents, verbal], dim=1)  # (B, M + N, D)
+        return table.take_along_dim(sources[..., None], dim=1)
 
     def save(self, path) -> None:
-        torch.save({"placement": str(self.placement), "vectors": self.vectors.detach().cpu()}, path)
+        separators = {name: sorted(token_ids) for group in self.placement.groups
+                      for name, token_ids in group.separators.items()}
+        torch.save({"placement": str(self.placement), "separators": separators,
+                    "vectors": self.vectors.detach().cpu()}, path)
 
     @classmethod
-    def load(cls, path, n_embd: int, separators=SEPARATORS) -> "LatentTokens":
-        """Read what ``save`` wrote. Raises UserError if it is no such file or does not fit."""
+    def load(cls, path, n_embd: int) -> "LatentTokens":
+        """Read what ``save`` wrote. Raises UserError if it is no such file or of another width."""
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            latents = cls(Placement.parse(saved["placement"], separators), n_embd)
+            width = saved["vectors"].shape[1]
+            latents = cls(Placement.parse(saved["placement"], saved["separators"]), width)
             latents.load_state_dict({"vectors": saved["vectors"]})
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
-            raise UserError(f"{path} does not hold latents of width {n_embd}") from error
+            raise UserError(f"{path} is damaged, or not latents of this version") from error
+        if width != n_embd:
+            raise UserError(f"{path} holds latents of width {width}, not {n_embd}")
         return latents
 
 
-def response_logits(model: GPT, latents: LatentTokens, batch: Batch) -> Tensor:
+def response_logits(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
     """Logits (B, R, V) for every response token, each from the slot that decoding reads it off."""
     embeddings = latents.embed(batch.sources, model.embed(batch.token_ids))  # (B, T, D)
     logits = model(embeddings, batch.position_ids)  # (B, T, V)
-    return logits.gather(1, batch.read_slots[..., None].expand(-1, -1, logits.shape[2]))
+    return logits.take_along_dim(batch.read_slots[..., None], dim=1)
 
 
-def response_loss(model: GPT, latents: LatentTokens, batch: Batch) -> Tensor:
+def response_loss(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
     """Mean next-token cross-entropy, in nats, over the verbal tokens of the responses."""
     logits = response_logits(model, latents, batch)
     return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_SCORED)
 
 
 @torch.no_grad()
-def generate(model: GPT, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
+def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
              stop_id: int | None = None, reminder: Sequence[int] = (),
              comma_ids: Collection[int] = SEPARATORS["Comma"]) -> list[list[int]]:
     """Greedy decoding with a KV cache; returns the token ids of each response.
 
     A response ends with ``stop_id`` (included) or after ``max_new_tokens``. The tokens of
-    ``reminder`` follow every comma that the model writes, as part of the response. Positions past
-    ``block_size`` are not refused, though no base knows them. Raises ValueError on an empty query.
+    ``reminder`` follow every comma that the model writes, as part of the response.
     """
     rows = [AugmentedRow(latents.placement, query) for query in queries]
-    reminders = [deque() for _ in rows]  # what is still due of one, in each row
-    groups = latents.placement.groups
-    recurring = sum(group.m for group in groups if set(group.places) - {"Start", "End"})
-    capacity = max(len(row.sources) for row in rows) + max_new_tokens * (1 + recurring)
-    cache = KVCache(model.config, len(rows), capacity, model.device)
+    responses, reminders = [[] for _ in rows], [[] for _ in rows]  # reminders: what is still due
     verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)
-    responses, finished = [[] for _ in rows], set()
+    recurring = sum(group.m for group in latents.placement.groups if {*group.places} - {"Start", "End"})
+    capacity = max(len(row.sources) for row in rows) + max_new_tokens * (1 + recurring)
+    cache = model.make_cache(len(rows), capacity)
     for _ in range(max_new_tokens):
-        for b, token_id in enumerate(next_token_ids(model, latents, rows, verbal, cache)):
-            if reminders[b]:
-                token_id = reminders[b].popleft()
+        chosen = next_token_ids(model, latents, rows, verbal, cache)
+        for row, response, due, token_id in zip(rows, responses, reminders, chosen):
+            if due:
+                token_id = due.pop(0)
             elif token_id in comma_ids:
-                reminders[b].extend(reminder)
-            rows[b].append(token_id)
-            if b not in finished:
-                responses[b].append(token_id)
-            if token_id == stop_id:
-                finished.add(b)
-        if len(finished) == len(rows):
+                due.extend(reminder)
+            row.append(token_id)
+            if stop_id not in response:
+                response.append(token_id)
+        if all(stop_id in response for response in responses):
             break
-        recent = [([model.nothing] * LOOK_BACK + row.token_ids)[-1 - LOOK_BACK:] for row in rows]
-        verbal = model.embed(torch.tensor(recent, device=model.device))[:, -1:]  # (B, 1, D)
+        verbal = model.embed_last([row.token_ids for row in rows])  # (B, 1, D)
     return responses
 
 
-def next_token_ids(model: GPT, latents: LatentTokens, rows: list[AugmentedRow], verbal: Tensor,
-                   cache: KVCache) -> list[int]:
+def next_token_ids(model: Model, latents: LatentTokens, rows: list[AugmentedRow], verbal: Tensor,
+                   cache: Any) -> list[int]:
     """Feed the new slots of each row, with the embeddings of its new verbal tokens (B, N, D): the
     query, later one token. Returns each row's most probable next token."""
     new_sources, position_ids = zip(*(row.take_new_slots() for row in rows))
     lengths = torch.tensor([[len(sources)] for sources in new_sources], device=model.device)
-    # After the queries ``verbal`` holds the new token alone: all sources from M on mean that one.
-    last_source = latents.placement.total + verbal.shape[1] - 1
-    sources = pad(new_sources, device=model.device).clamp(max=last_source)  # (B, T)
+    sources = pad(new_sources, device=model.device)  # (B, T)
     attention_mask = torch.arange(sources.shape[1], device=model.device) < lengths  # (B, T)
     logits = model(latents.embed(sources, verbal), pad(position_ids, device=model.device),
                    attention_mask, cache)  # (B, T, V)

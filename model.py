@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
 
@@ -54,38 +55,35 @@ class GPTConfig:
 # -------------------------------------------------------------------------------------- the cache
 
 class KVCache:
-    """Keys and values of all layers for up to ``capacity`` slots, and which of them are padding.
+    """Keys and values of all layers for up to ``capacity`` slots, and which of them are padding."""
 
-    Raises RuntimeError on more slots than that.
-    On a CPU the room that is never written to takes no memory: the system hands it out on use.
-    """
-
-    def __init__(self, config: GPTConfig, batch_size: int, capacity: int, device=None):
-        shape = (config.n_layer, batch_size, config.n_head, capacity, config.head_width)
-        self.length = 0  # slots fed before the current call; GPT.forward counts them
-        self.keys = torch.empty(shape, device=device)
-        self.values = torch.empty(shape, device=device)
+    def __init__(self, config: GPTConfig, batch_size: int, capacity: int, device=None, dtype=None):
+        shape = (2, config.n_layer, batch_size, config.n_head, capacity, config.head_width)
+        self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
         self.attention_mask = torch.empty(batch_size, capacity, dtype=torch.bool, device=device)
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, H, T, K) of one layer; return all S of them, the old ones first."""
-        end = self.length + k.shape[2]
-        self.keys[layer].narrow(2, self.length, k.shape[2]).copy_(k)  # refuses what a slice ignores
-        self.values[layer].narrow(2, self.length, v.shape[2]).copy_(v)
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        self.capacity, self.length = capacity, 0  # slots that fit, slots stored
 
     def append_mask(self, attention_mask: Tensor) -> Tensor:
-        """Store (B, T) of the new slots; return (B, S) of all."""
-        end = self.length + attention_mask.shape[1]
-        self.attention_mask.narrow(1, self.length, attention_mask.shape[1]).copy_(attention_mask)
-        return self.attention_mask[:, :end]
+        """Store (B, T) of new slots; return (B, S) of all. Raises ValueError if they do not fit."""
+        start, self.length = self.length, self.length + attention_mask.shape[1]
+        if self.length > self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} slots, not {self.length}")
+        self.attention_mask[:, start:self.length] = attention_mask
+        return self.attention_mask[:, :self.length]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (B, H, T, K) of one layer, after the mask; return those of all S slots."""
+        start, end = self.length - k.shape[2], self.length
+        self.keys[layer, :, :, start:end] = k
+        self.values[layer, :, :, start:end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
 # ------------------------------------------------------------------------- positions and attention
 
 def rotary_tables(position_ids: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """cos and sin, each (B, 1, T, K), for position_ids (B, T): computed once per forward."""
-    half = torch.arange(head_width // 2, device=position_ids.device)
+    half = torch.arange(head_width // 2, device=position_ids.device).float()  # bfloat16: 257 = 256
     frequencies = 10_000.0 ** (-half / (head_width // 2))  # (K/2,) radians per position
     angles = position_ids[:, None, :, None] * frequencies  # (B, 1, T, K/2)
     angles = torch.cat([angles, angles], dim=-1)  # (B, 1, T, K)
@@ -95,7 +93,7 @@ def rotary_tables(position_ids: Tensor, head_width: int) -> tuple[Tensor, Tensor
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of x (B, H, T, K): channel i pairs with channel i + K/2."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
 def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
@@ -209,11 +207,6 @@ class GPT(nn.Module):
         return self.head.weight.device
 
     @property
-    def nothing(self) -> int:
-        """The id, V, that stands for "no token" in the places before a row's first one."""
-        return self.config.vocab_size
-
-    @property
     def token_embedding(self) -> Tensor:
         """(V, D): the tokens themselves, without what stood before them."""
         return self.embeddings[0].weight[:self.config.vocab_size]
@@ -221,12 +214,27 @@ class GPT(nn.Module):
     def embed(self, token_ids: Tensor) -> Tensor:
         """x_t = E_0[s_t] + E_1[s_(t-1)] + E_2[s_(t-2)] of consecutive verbal tokens.
 
-        token_ids: (B, N); returns (B, N, D). Before the first one stands ``nothing``, which adds 0.
+        token_ids: (B, N); returns (B, N, D). Raises IndexError on an id outside the vocabulary.
+        Before the first token id V stands in, whose embedding (``padding_idx``) is 0 for good.
         """
-        N = token_ids.shape[1]
-        tokens = F.pad(token_ids, (LOOK_BACK, 0), value=self.nothing)  # (B, 2 + N)
+        N, V = token_ids.shape[1], self.config.vocab_size
+        unknown = token_ids[(token_ids < 0) | (token_ids >= V)]
+        if len(unknown):
+            raise IndexError(f"token id {unknown[0]} is not in the vocabulary, 0 to {V - 1}")
+        tokens = F.pad(token_ids, (LOOK_BACK, 0), value=V)  # (B, 2 + N)
         return sum(table(tokens[:, LOOK_BACK - back:][:, :N])
                    for back, table in enumerate(self.embeddings))
+
+    def embed_last(self, rows: list[list[int]]) -> Tensor:
+        """What ``embed`` gives for the last token of each row: (B, 1, D)."""
+        recent = [torch.tensor(row[-1 - LOOK_BACK:]) for row in rows]
+        last = torch.tensor([len(token_ids) - 1 for token_ids in recent], device=self.device)
+        embeddings = self.embed(pad_sequence(recent, batch_first=True).to(self.device))
+        return embeddings.take_along_dim(last[:, None, None], dim=1)
+
+    def make_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty one for ``forward``, of the weights' type."""
+        return KVCache(self.config, batch_size, capacity, self.device, self.head.weight.dtype)
 
     def forward(self, embeddings: Tensor, position_ids: Tensor,
                 attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
@@ -236,30 +244,20 @@ class GPT(nn.Module):
         position_ids: (B, T), integer. Slots may share an id, and ids need not rise.
         attention_mask: (B, T) bool, False for padding, which no other slot sees; None = no padding.
         cache: slots fed before, seen by all of these; extended in place.
-
-        Raises ValueError if position_ids or attention_mask do not have the shape (B, T).
         """
         for name, tensor in (("position_ids", position_ids), ("attention_mask", attention_mask)):
             if tensor is not None and tensor.shape != embeddings.shape[:2]:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, "
                                  f"the embeddings need {tuple(embeddings.shape[:2])}")
-        mask = self.visible_slots(embeddings, attention_mask, cache)
+        if cache is not None:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(position_ids, dtype=torch.bool)
+            attention_mask = cache.append_mask(attention_mask)  # (B, S)
+        mask = None  # causal order says it all, and attention is fastest
+        if attention_mask is not None:
+            mask = causal_mask(attention_mask, T=embeddings.shape[1])  # (B, 1, T, S)
         rotary = rotary_tables(position_ids, self.config.head_width)
         x = embeddings
         for block in self.blocks:
             x = block(x, rotary, mask, cache)
-        if cache is not None:
-            cache.length += x.shape[1]
         return self.head(self.final_norm(x))
-
-    @staticmethod
-    def visible_slots(embeddings: Tensor, attention_mask: Tensor | None,
-                      cache: KVCache | None) -> Tensor | None:
-        """(B, 1, T, S), or None where causal order says it all: attention is fastest then."""
-        if attention_mask is None and cache is None:
-            return None
-        if attention_mask is None:
-            attention_mask = embeddings.new_ones(embeddings.shape[:2], dtype=torch.bool)
-        if cache is not None:
-            attention_mask = cache.append_mask(attention_mask)
-        return causal_mask(attention_mask, T=embeddings.shape[1])

@@ -19,7 +19,7 @@ def model() -> GPT:
     for parameter in gpt.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     for table in gpt.embeddings:
-        table.weight.data[gpt.nothing] = 0.0
+        table.weight.data[-1] = 0.0  # stands for no token
     return gpt.requires_grad_(False).eval()
 
 

@@ -43,10 +43,7 @@ def some_batch(placement: Placement, rows=slice(None)):
                       [encode(text) for text in RESPONSES[rows]])
 
 
-# ------------------------------------------------------------------------ rows worked by hand
-
 def test_the_picture_at_the_top_of_latent_tokens():
-    """Bug caught: any change of order, positions or targets."""
     batch = make_batch(Placement.parse("Start_1+Comma_1"), [encode("1,2")], [encode("3,4")])
     S, C = 0, 1  # and the six verbal tokens 1,23,4 are sources 2 ... 7
     assert batch.sources.tolist() == [[S, 2, C, 3, 4, 5, C, 6, 7]]
@@ -55,9 +52,7 @@ def test_the_picture_at_the_top_of_latent_tokens():
     assert batch.targets.tolist() == [encode("3,4")]
 
 
-def test_an_end_latent_right_before_a_comma():
-    """Bug caught: the first target read off the last verbal token although an End latent follows,
-    or off the comma's latents, which decoding has not fed yet."""
+def test_a_first_comma_is_read_off_the_end_latent_before_its_group():
     batch = make_batch(Placement.parse("End_1+Comma_1"), [encode("1")], [encode(",2")])
     E, C = 0, 1
     assert batch.sources.tolist() == [[2, E, C, 3, 4]]
@@ -65,8 +60,7 @@ def test_an_end_latent_right_before_a_comma():
     assert batch.read_slots.tolist() == [[1, 3]]
 
 
-def test_periodic_latents_in_a_ragged_batch():
-    """Bug caught: a period counted from the response on, or over latents; wrong padding."""
+def test_a_period_counts_verbal_tokens_from_the_first_of_the_query():
     batch = make_batch(Placement.parse("2_1"), [encode("12"), encode("1")],
                        [encode("3"), encode("2345")])
     # u stands before every verbal token t = 2, 4, ...; in the first row it ends the query.
@@ -76,19 +70,8 @@ def test_periodic_latents_in_a_ragged_batch():
     assert batch.targets[0].tolist() == [*encode("3"), *[NOT_SCORED] * 3]
 
 
-def test_latents_with_positions_of_their_own():
-    """Bug caught: an -own that does nothing, or that changes more than the positions."""
-    queries, responses = [encode("1,2")], [encode("3")]
-    shared = make_batch(Placement.parse("Start_1+Comma_1"), queries, responses)
-    own = make_batch(Placement.parse("Start_1+Comma_1-own"), queries, responses)
-    assert own.position_ids.tolist() == [[0, 1, 2, 3, 4, 5]]
-    assert torch.equal(own.sources, shared.sources)
-    assert torch.equal(own.read_slots, shared.read_slots)
-
-
 @pytest.mark.parametrize("notation", PLACEMENTS)
 def test_verbal_positions_do_not_move(notation):
-    """Bug caught: position sharing that shifts verbal tokens (it is the point of sharing)."""
     placement = Placement.parse(notation.removesuffix("-own"))
     for text in QUERIES:
         row = AugmentedRow(placement, encode(text))
@@ -97,14 +80,8 @@ def test_verbal_positions_do_not_move(notation):
         assert verbal == list(range(len(text)))
 
 
-def test_another_tokenizer_has_other_commas():
-    """Bug caught: a comma's id that is fixed inside."""
-    placement = Placement.parse("Comma_1", {"Comma": (7, 9)})
-    assert AugmentedRow(placement, [1, 7, 2, 9]).sources == [1, 0, 2, 3, 0, 4]
-
-
 def test_adding_a_placement():
-    """The README's example. Bug caught: a new separator that takes more than one entry."""
+    """The README's example: one entry."""
     separators = SEPARATORS | {"Equals": (TOKEN_ID["="],)}
     placement = Placement.parse("Start_1+Equals_2", separators)
     assert str(placement) == "Start_1+Equals_2"
@@ -113,10 +90,7 @@ def test_adding_a_placement():
     assert row.sources == [0, 3, 1, 2, 4, 5, 1, 2, 6]
 
 
-# ------------------------------------------------------------------------ equivalences
-
 def test_no_latents_is_the_base_model_bit_for_bit(model):
-    """Bug caught: an insertion path that costs the base something even when it inserts nothing."""
     nothing = LatentTokens(Placement(), model.config.n_embd)
     batch, position_ids = some_batch(nothing.placement, slice(0, 1)), torch.arange(6)[None]
     embeddings = model.embed(batch.token_ids)
@@ -126,8 +100,7 @@ def test_no_latents_is_the_base_model_bit_for_bit(model):
                        model(embeddings, position_ids)[:, 2:-1])
 
 
-def test_decoding_without_latents_is_plain_decoding(model):
-    """Bug caught: a cache, position or look-back that differs from a run from scratch."""
+def test_decoding_without_latents_is_decoding_from_scratch(model):
     written = encode(QUERIES[1])
     for _ in range(12):
         embeddings = model.embed(torch.tensor([written]))
@@ -137,31 +110,8 @@ def test_decoding_without_latents_is_plain_decoding(model):
     assert generate(model, nothing, [encode(QUERIES[1])], 12) == [written[-12:]]
 
 
-def hide_latents(model, hidden: torch.Tensor):
-    """Let no slot attend to the hidden ones (T,), in every block."""
-    mask = ~hidden[None, None, None, :] & torch.ones(len(hidden), len(hidden)).tril().bool()
-    mask = mask | torch.eye(len(hidden), dtype=torch.bool)
-    for block in model.blocks:
-        forward = block.forward
-        block.forward = lambda x, rotary, _, cache, forward=forward: forward(x, rotary, mask, cache)
-
-
-@pytest.mark.parametrize("own", ["", "-own"])
-def test_hidden_latents_leave_the_base_only_where_positions_are_shared(model, own):
-    """Bug caught: latents that act otherwise than through attention, or move verbal tokens."""
-    latents = some_latents(model, "Start_1+Comma_2" + own)
-    batch = some_batch(latents.placement, slice(1, 2))
-    length = batch.token_ids.shape[1]
-    base = model(model.embed(batch.token_ids), torch.arange(length)[None])
-    hide_latents(model, hidden=batch.sources[0] < latents.placement.total)
-    logits = model(latents.embed(batch.sources, model.embed(batch.token_ids)), batch.position_ids)
-    verbal = logits[:, batch.sources[0] >= latents.placement.total]
-    assert torch.allclose(verbal, base, rtol=1e-4, atol=1e-4) == (not own)
-
-
 @pytest.mark.parametrize("notation", PLACEMENTS)
 def test_a_ragged_batch_equals_each_row_alone(model, notation):
-    """Bug caught: padding that is seen, or rows that disturb one another, in training."""
     latents = some_latents(model, notation)
     together = response_logits(model, latents, some_batch(latents.placement))
     for b, response in enumerate(RESPONSES):
@@ -171,7 +121,6 @@ def test_a_ragged_batch_equals_each_row_alone(model, notation):
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
 def test_unsynchronized_decoding_equals_each_row_alone(writer, notation):
-    """Bug caught: a group fed to the wrong row, at the wrong moment, or at a wrong position."""
     latents = some_latents(writer, notation)
     queries = [encode(query) for query in QUERIES]
     together = generate(writer, latents, queries, 24)
@@ -180,20 +129,11 @@ def test_unsynchronized_decoding_equals_each_row_alone(writer, notation):
     assert len(set(commas)) > 1, "the rows ought to differ in when they need their latents"
 
 
-def test_a_group_in_two_places_has_the_rank_of_the_first():
-    """Bug caught: latents of two groups in another order before a token where both stand."""
-    for notation, order in (("Comma,End_1+2_1", [("2",), ("Comma", "End")]),
-                            ("2_1+End,Comma_1", [("End", "Comma"), ("2",)])):
-        assert [group.places for group in Placement.parse(notation).groups] == order
-    assert str(Placement.parse("Start,Comma_2-own")) == "Start,Comma_2-own"
-
-
 @pytest.mark.parametrize("shared, apart", [("Start,Comma_2", "Start_2+Comma_2"),
                                            ("End,Comma_1-own", "End_1+Comma_1-own"),
                                            ("Start,3_1", "Start_1+3_1")])
 def test_one_group_in_two_places_equals_two_equal_groups(model, shared, apart):
-    """Nothing falls on both places of a group here. Bug caught: a place that is left out, or a
-    vector that differs by place."""
+    """Nothing falls on both places of a group here."""
     one, two = some_latents(model, shared), some_latents(model, apart)
     two.vectors.data.copy_(one.vectors.repeat(2, 1))
     queries, responses = [encode("1,2"), encode("44@47=8")], [encode("3,4"), encode("5,66")]
@@ -205,18 +145,14 @@ def test_one_group_in_two_places_equals_two_equal_groups(model, shared, apart):
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
 def test_the_loss_reads_the_slots_that_decoding_reads(writer, notation):
-    """Bug caught: training and decoding that see different sequences. Teacher forcing along a
-    greedy decode must choose the very tokens that decoding chose."""
+    """Teacher forcing along a greedy decode chooses the very tokens that decoding chose."""
     latents = some_latents(writer, notation)
     queries = [encode(query) for query in QUERIES]
     batch = make_batch(latents.placement, queries, generate(writer, latents, queries, 24))
     assert torch.equal(response_logits(writer, latents, batch).argmax(dim=-1), batch.targets)
 
 
-# ------------------------------------------------------------------------ decoding
-
-def test_decoding_stops_at_the_stop_token(writer):
-    """Bug caught: a row that is cut too early or late, or that stops its neighbours."""
+def test_a_stop_token_cuts_its_own_row_only(writer):
     latents, queries = some_latents(writer, "Comma_1"), [encode(query) for query in QUERIES]
     free, stop = generate(writer, latents, queries, 10), TOKEN_ID[","]
     stopped = generate(writer, latents, queries, 10, stop_id=stop)
@@ -224,8 +160,7 @@ def test_decoding_stops_at_the_stop_token(writer):
 
 
 def test_reminders_are_fed_after_every_comma(writer):
-    """Bug caught: a reminder that is asked of the model, or goes into another row. The oracle asks
-    for one token at a time, with all the text before it as the query."""
+    """The oracle asks for one token at a time, with all the text before it as the query."""
     latents, queries = some_latents(writer, "Start_1"), [encode(query) for query in QUERIES]
     reminder, expected = encode("S+:"), []
     for query in queries:
@@ -238,104 +173,128 @@ def test_reminders_are_fed_after_every_comma(writer):
     assert len({decode(row).find(",") for row in expected}) > 1, "at different moments"
 
 
-def test_a_latent_cannot_be_sampled(model):
-    """Bug caught: logits over the augmented table; a latent's own vector would often win."""
-    latents = some_latents(model, "Comma_2")
-    logits = response_logits(model, latents, some_batch(latents.placement))
-    assert logits.shape[-1] == len(ALPHABET)
+def test_no_rows_or_empty_ones_are_refused(model):
+    latents = some_latents(model, "Start_1")
+    with pytest.raises(ValueError, match="a query needs at least one token"):
+        generate(model, latents, [encode("1"), []], 3)
+    with pytest.raises(ValueError, match="a batch needs a query"):
+        generate(model, latents, [], 3)
+    with pytest.raises(ValueError, match="a batch needs a query"):
+        make_batch(latents.placement, [], [])
+    with pytest.raises(ValueError, match="a response that is not empty"):
+        response_loss(model, latents, make_batch(latents.placement, [[1], [2]], [[], []]))
 
 
-def test_an_empty_query_is_refused(model):
-    """Bug caught: a first response token read off another row, or off padding."""
-    with pytest.raises(ValueError, match="at least one token"):
-        generate(model, some_latents(model, "Start_1"), [encode("1"), []], 3)
+def test_decoding_embeds_and_feeds_no_verbal_token_twice():
+    row = AugmentedRow(Placement.parse("Start_1+Comma_1"), encode("1,2"))
+    S, C, new = 0, 1, 2  # ``new`` is the first verbal token of a call
+    assert row.take_new_slots() == ([S, new, C, new + 1, new + 2], [0, 0, 1, 1, 2])
+    assert row.take_new_slots() == ([], [])
+    row.append(TOKEN_ID["3"])
+    assert row.take_new_slots() == ([new], [3])
+    row.append(TOKEN_ID[","])
+    assert row.take_new_slots() == ([C, new], [4, 4])
 
 
-# ------------------------------------------------------------------------ training
+class Bare:
+    """A model with nothing but what ``latent_tokens.Model`` names."""
 
-def test_the_loss_is_the_mean_cross_entropy_of_response_tokens(model):
-    """Bug caught: latents, queries or padding that are scored, or a mean over rows."""
-    latents = some_latents(model, "Start_1+Comma_1")
-    batch = some_batch(latents.placement)
-    logits = response_logits(model, latents, batch)
-    losses = [F.cross_entropy(logits[b, i], torch.tensor(token_id)).item()
-              for b, response in enumerate(RESPONSES)
-              for i, token_id in enumerate(encode(response))]
-    assert response_loss(model, latents, batch).item() == pytest.approx(sum(losses) / len(losses))
+    def __init__(self, model):
+        self.device, self.embed, self.embed_last = model.device, model.embed, model.embed_last
+        self.make_cache, self.forward = model.make_cache, model.forward
+
+    def __call__(self, embeddings, position_ids, attention_mask=None, cache=None):
+        return self.forward(embeddings, position_ids, attention_mask, cache)
 
 
-def tune(model, latents, steps: int) -> list[float]:
-    """A few steps on one batch; returns the losses."""
-    optimizer, losses = torch.optim.AdamW(latents.parameters(), lr=0.1), []
-    for _ in range(steps):
-        loss = response_loss(model, latents, some_batch(latents.placement))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+def test_a_model_needs_no_more_than_its_protocol(writer):
+    latents, bare, queries = some_latents(writer, "1_3"), Bare(writer), [[1], [2, 3]]
+    batch = make_batch(latents.placement, queries, [[4, 5], [6]])
+    assert torch.equal(response_loss(bare, latents, batch), response_loss(writer, latents, batch))
+    assert generate(bare, latents, queries, 9) == generate(writer, latents, queries, 9)
 
 
-def test_overfitting_one_batch_lowers_the_loss(model):
-    """Bug caught: gradients with the wrong sign, or of another slot."""
-    losses = tune(model, some_latents(model, "Start_2+Comma_2"), steps=30)
-    assert losses[-1] < 0.8 * losses[0]
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_float32_latents_under_weights_of_another_type(writer, dtype):
+    latents = some_latents(writer, "Start_1+Comma_2")
+    batch, queries = some_batch(latents.placement), [encode(query) for query in QUERIES]
+    expected, answers = response_loss(writer, latents, batch), generate(writer, latents, queries, 9)
+    loss = response_loss(writer.to(dtype), latents, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=0.05)
+    assert latents.vectors.dtype == latents.vectors.grad.dtype == torch.float32
+    decoded = generate(writer, latents, queries, 9)
+    assert decoded == answers or dtype != torch.float64 and all(map(len, decoded))
 
 
-def test_only_the_latents_train(model):
-    """Bug caught: gradients that reach the frozen base, or never reach some latent."""
+def test_every_latent_trains_and_no_weight_of_the_base(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     latents = some_latents(model, "Start_1+End_1+3_2+Comma_2")
-    start = latents.vectors.detach().clone()
-    tune(model, latents, steps=3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    start, batch, losses = latents.vectors.detach().clone(), some_batch(latents.placement), []
+    optimizer = torch.optim.AdamW(latents.parameters(), lr=0.1)
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses.append(response_loss(model, latents, batch))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
     assert ((latents.vectors - start).abs().amax(dim=1) > 0.01).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [name for name, _ in latents.named_parameters()] == ["vectors"]
 
-
-# ------------------------------------------------------------------------ notation and files
 
 @pytest.mark.parametrize("notation", ["Comma_0", "comma_2", "Start", "Start_-1", "0_2", "8_0", "",
                                       "Start_1+", "Middle_2", "Comma_1.5", "Comma_2 ", "-own",
                                       "k_2", "1٣_1"])
 def test_unknown_placements_are_refused(notation):
-    """Bug caught: a typing error that silently tunes something else."""
     with pytest.raises(UserError, match="unknown placement .*Start_m, End_m, Comma_m"):
         Placement.parse(notation)
 
 
-def test_sums_commute():
-    """Bug caught: an order of terms that matters, or vectors that belong to another group."""
-    assert Placement.parse("Comma_1+Start_2") == Placement.parse("Start_2+Comma_1")
+def test_a_sum_has_one_order_and_names_a_place_once():
     assert Placement.parse("4_1+3_2") == Placement.parse("3_2+4_1")
-    assert str(Placement.parse("Comma_1+8_2+Start_2-own")) == "Start_2+8_2+Comma_1-own"
-    assert Placement.parse("Start_2+Comma_1").total == 3
-
-
-def test_a_place_is_named_once():
-    """Bug caught: groups of one place that would share no vectors."""
+    assert str(Placement.parse("Comma_1+10_2+8_2+Start_2-own")) == "Start_2+10_2+8_2+Comma_1-own"
+    assert str(Placement.parse("Comma,End_1+2_1")) == "2_1+Comma,End_1"  # its first place counts
+    assert str(Placement.parse("2_1+End,Comma_1")) == "End,Comma_1+2_1"
     with pytest.raises(UserError, match="twice"):
-        Placement.parse("Comma_1+Comma_2")
+        Placement.parse("Comma_1+End,Comma_2")
 
 
-@pytest.mark.parametrize("notation", ["Start_1+Comma_2", "Comma_2-own"])
-def test_save_and_load_give_the_same_output(model, tmp_path, notation):
-    """Bug caught: a file that loses the placement, its -own, or the vectors' order."""
-    latents = some_latents(model, notation)
+def test_latents_start_near_the_mean_and_apart(model):
+    latents = LatentTokens(Placement.parse("Comma_999"), model.config.n_embd)
+    latents.initialize(model.token_embedding, torch.Generator().manual_seed(0))
+    std, mean = torch.std_mean(model.token_embedding, dim=0)
+    noise = (latents.vectors - mean) / std
+    assert noise.mean(dim=0).abs().max() < 0.02 and (noise.std(dim=0) - 0.1).abs().max() < 0.02
+    assert len(noise.unique(dim=0)) == 999
+
+
+@pytest.mark.parametrize("notation, sources", [("Comma_2-own", [2, 0, 1, 3, 4, 0, 1, 5]),
+                                               ("Start,Equals_1", [0, 1, 2, 0, 3, 4])])
+def test_a_file_keeps_vectors_placement_and_separators(tmp_path, notation, sources):
+    separators = {"Comma": {44, 273}, "Equals": [TOKEN_ID[","]]}  # ours is no comma here
+    latents = LatentTokens(Placement.parse(notation, separators), 16)
+    torch.nn.init.normal_(latents.vectors)
     latents.save(tmp_path / "latents.pt")
-    loaded = LatentTokens.load(tmp_path / "latents.pt", model.config.n_embd)
-    assert loaded.placement == latents.placement
-    batch = some_batch(latents.placement)
-    assert torch.equal(response_logits(model, loaded, batch),
-                       response_logits(model, latents, batch))
+    loaded = LatentTokens.load(tmp_path / "latents.pt", 16)
+    assert torch.equal(loaded.vectors, latents.vectors) and loaded.vectors.requires_grad
+    assert loaded.placement == latents.placement and str(loaded.placement) == notation
+    assert AugmentedRow(loaded.placement, [5, 44, TOKEN_ID[","], 273]).sources == sources
 
 
-@pytest.mark.parametrize("n_embd, content", [(32, None), (16, "nonsense\nin two lines")])
-def test_files_that_do_not_fit_are_refused(model, tmp_path, n_embd, content):
-    """Bug caught: vectors of another width, or another file altogether, loaded in silence."""
+@pytest.mark.parametrize("change, message", [
+    (lambda saved: {**saved, "vectors": torch.zeros(2, 32)}, "holds latents of width 32, not 16"),
+    (lambda saved: {**saved, "vectors": torch.zeros(3, 16)}, "damaged, or not latents"),
+    (lambda saved: {**saved, "placement": "Equals_2"}, "damaged, or not latents"),
+    (lambda saved: {"placement": "Comma_2", "vectors": torch.zeros(2, 16)}, "of this version"),
+    (lambda saved: {"weights": {}}, "damaged, or not latents"), (None, "damaged, or not latents")])
+def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, change, message):
     path = tmp_path / "latents.pt"
-    some_latents(model, "Comma_2").save(path)
-    if content:
-        path.write_text(content)
-    with pytest.raises(UserError, match=f"does not hold latents of width {n_embd}"):
-        LatentTokens.load(path, n_embd)
+    LatentTokens(Placement.parse("Comma_2"), 16).save(path)
+    if change:
+        torch.save(change(torch.load(path)), path)
+    else:
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=message) as refusal:
+        LatentTokens.load(path, 16)
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)

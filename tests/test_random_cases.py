@@ -17,8 +17,6 @@ SEPARATORS = {"Comma": (COMMA,), "Equals": (TOKEN_ID["="],)}
 NEW_TOKENS = 12
 
 
-# ------------------------------------------------------------------------------------------- cases
-
 def random_notation(rng: random.Random, always=()) -> str:
     """One to four groups, in any order, with shared positions or positions of their own."""
     others = ["Start", "End", "Comma", "Equals", *rng.sample(["1", "2", "3", "5", "10"], 2)]
@@ -102,70 +100,32 @@ def expected_slots(notation, query, response):
     return reference.row_slots(notation, query, response, SEPARATORS)
 
 
-# ------------------------------------------------------------------------- slots, positions, reads
-
-def test_the_groups_of_a_placement():
-    """Bug caught: vectors of one group used for another: 10 and 5 sorted as numbers, say."""
+def test_groups_stand_in_the_order_of_their_vectors():
     for notation, _, _ in layout_cases():
-        placement = parsed(notation)
-        groups = [(",".join(group.places), group.m) for group in placement.groups]
+        groups = [(",".join(group.places), group.m) for group in parsed(notation).groups]
         assert groups == list(reference.parse(notation).items())
 
 
-def test_slots_of_a_batch():
-    """Bug caught: a group left out, doubled, or on the wrong side of its token in some batch."""
+def expected_row(notation, query, response) -> dict[str, list[int]]:
+    slots = expected_slots(notation, query, response)
+    return {"token_ids": query + response, "sources": reference.sources(notation, slots),
+            "position_ids": reference.position_ids(notation, slots),
+            "read_slots": reference.read_slots(notation, query, response, SEPARATORS),
+            "targets": response}
+
+
+@pytest.mark.parametrize("name, padding", [("token_ids", 0), ("sources", 0), ("position_ids", 0),
+                                           ("read_slots", 0), ("targets", -100)])
+def test_a_batch_holds_padded_rows(name, padding):
     for notation, queries, responses in layout_cases():
-        batch = code_batch(notation, queries, responses)
-        for row, query, response in zip(batch.sources.tolist(), queries, responses):
-            expected = reference.sources(notation, expected_slots(notation, query, response))
-            assert row[:len(expected)] == expected, (notation, query, response)
-
-
-def test_a_batch_is_as_wide_as_its_longest_row():
-    """Bug caught: slots that belong to no row, after the last slot of the longest."""
-    for notation, queries, responses in layout_cases():
-        longest = max(len(expected_slots(notation, *row)) for row in zip(queries, responses))
-        batch = code_batch(notation, queries, responses)
-        assert batch.sources.shape == batch.position_ids.shape == (len(queries), longest)
-
-
-def test_positions_of_a_batch():
-    """Bug caught: a latent with the position of the token before it, or one that moves tokens."""
-    for notation, queries, responses in layout_cases():
-        batch = code_batch(notation, queries, responses)
-        for row, query, response in zip(batch.position_ids.tolist(), queries, responses):
-            expected = reference.position_ids(notation, expected_slots(notation, query, response))
-            assert row[:len(expected)] == expected, (notation, query, response)
-
-
-def test_read_slots_of_a_batch():
-    """Bug caught: labels shifted by one, so that a Comma latent is asked for its comma."""
-    for notation, queries, responses in layout_cases():
-        batch = code_batch(notation, queries, responses)
-        for row, query, response in zip(batch.read_slots.tolist(), queries, responses):
-            expected = reference.read_slots(notation, query, response, SEPARATORS)
-            assert row[:len(response)] == expected, (notation, query, response)
-
-
-def test_targets_of_a_batch():
-    """Bug caught: padding of the shorter responses is scored, or a query token is."""
-    for notation, queries, responses in layout_cases():
-        most = max(map(len, responses))
-        expected = [response + [-100] * (most - len(response)) for response in responses]
-        assert code_batch(notation, queries, responses).targets.tolist() == expected
-
-
-def test_token_ids_of_a_batch():
-    """Bug caught: query and response of ragged rows joined with padding between them."""
-    for notation, queries, responses in layout_cases():
-        rows = code_batch(notation, queries, responses).token_ids.tolist()
-        for row, query, response in zip(rows, queries, responses):
-            assert row[:len(query + response)] == query + response
+        rows = [expected_row(notation, *row)[name] for row in zip(queries, responses)]
+        longest = max(map(len, rows))
+        padded = [row + [padding] * (longest - len(row)) for row in rows]
+        assert getattr(code_batch(notation, queries, responses), name).tolist() == padded, notation
 
 
 @pytest.mark.parametrize("n_response", range(4))
-def test_a_row_grows_token_by_token(n_response):
-    """Bug caught: decoding lays a row out differently from training, at any moment of it."""
+def test_a_row_that_grows_is_the_row_of_training(n_response):
     for notation, queries, responses in layout_cases():
         query, response = queries[0], responses[0][:n_response]
         row = AugmentedRow(parsed(notation), query)
@@ -178,8 +138,6 @@ def test_a_row_grows_token_by_token(n_response):
 
 
 def test_a_comma_group_waits_for_a_first_comma():
-    """Bug caught: the group of a comma right after the query is forgotten, or fed with the query,
-    so that the first response token is read off a Comma latent."""
     cases = comma_first_cases()
     assert len(cases) > 50
     for notation, query, response in cases:
@@ -192,10 +150,7 @@ def test_a_comma_group_waits_for_a_first_comma():
         assert len(row.sources) == known + m + 1, (notation, query, response)
 
 
-# ------------------------------------------------------------------------- logits, loss, decoding
-
 def test_logits_of_response_tokens():
-    """Bug caught: a mask, look-back or rotation that latents or padding disturb."""
     for notation, model, latents, queries, responses in model_cases():
         logits = response_logits(model, latents, code_batch(notation, queries, responses))
         for row, query, response in zip(logits, queries, responses):
@@ -205,8 +160,7 @@ def test_logits_of_response_tokens():
             assert (off < 1e-4).all(), (notation, query, response)
 
 
-def test_loss():
-    """Bug caught: a mean of the rows' means, or padding and empty responses that count."""
+def test_loss_is_a_mean_over_response_tokens():
     for notation, model, latents, queries, responses in model_cases():
         loss = response_loss(model, latents, code_batch(notation, queries, responses))
         expected = reference.loss(model, latents.vectors, notation, queries, responses, SEPARATORS)
@@ -224,15 +178,13 @@ def compare_decoding(notation, model, latents, queries) -> int:
     return skipped
 
 
-def test_decoding():
-    """Bug caught: in batches whose rows differ, a cache with slots missing, doubled or late."""
+def test_decoding_ragged_rows_at_once():
     skipped = sum(compare_decoding(notation, model, latents, queries)
                   for notation, model, latents, queries, _ in model_cases()[:12])
     assert skipped <= 2
 
 
 def test_decoding_a_first_comma():
-    """Bug caught: a comma decoded right after the query enters the cache without its group."""
     rng, compared, skipped = random.Random(2), 0, 0
     while compared < 12:
         notation = random_notation(rng, always=("Comma",))
