@@ -267,7 +267,8 @@ def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_
     rows = [AugmentedRow(latents.placement, query) for query in queries]
     responses, reminders = [[] for _ in rows], [[] for _ in rows]  # reminders: what is still due
     verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)
-    recurring = sum(group.m for group in latents.placement.groups if {*group.places} - {"Start", "End"})
+    groups = latents.placement.groups
+    recurring = sum(group.m for group in groups if {*group.places} - {"Start", "End"})
     capacity = max(len(row.sources) for row in rows) + max_new_tokens * (1 + recurring)
     cache = model.make_cache(len(rows), capacity)
     for _ in range(max_new_tokens):

@@ -107,7 +107,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and head."""
     matrices = [each for each in model.blocks.parameters() if each.ndim == 2]
-    others = [each for each in model.parameters() if all(each is not m for m in matrices)]
+    others = [each for each in model.parameters() if all(each is not one for one in matrices)]
     return [Muon(matrices, lr=config.muon_lr),
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -126,8 +126,8 @@ class Unskilled(UserError):
 
 
 def pretrain(task: Task, config: PretrainConfig, device: str) -> tuple[GPT, float]:
-    """A new base, and its skill. A skill forms late, at a random moment: a base that lacks it at the
-    end of its steps goes through their second half again, on new text."""
+    """A new base, and its skill. A skill forms late, at a random moment: a base that lacks it at
+    the end of its steps goes through their second half again, on new text."""
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
     optimizers, batches = make_optimizers(model, config), 0

@@ -127,13 +127,13 @@ def test_wrong_shapes_are_named(model):
 
 
 def test_a_base_comes_back_frozen_or_not_at_all(model, tmp_path):
-    saved = {"settings": {"steps": 2, "model": vars(model.config)}, "text": 1, "skill": 0.5}
-    torch.save(saved | {"weights": model.state_dict()}, tmp_path / "base.pt")
+    model.save(tmp_path / "base.pt", {"steps": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["base.pt"]
     base = GPT.load(tmp_path / "base.pt")
-    assert base.config == model.config and not base.training
+    assert base.config == model.config and base.notes == {"steps": 2} and not base.training
     for name, weight in base.named_parameters():
         assert torch.equal(weight, model.state_dict()[name]) and not weight.requires_grad
-    torch.save(saved | {"model": model.state_dict()}, tmp_path / "half-trained.pt")
+    torch.save({"model": model.state_dict(), "step": 50}, tmp_path / "half-trained.pt")
     (tmp_path / "damaged.pt").write_bytes((tmp_path / "base.pt").read_bytes()[:-100])
     for name in ("half-trained.pt", "damaged.pt", "missing.pt"):
         with pytest.raises(ValueError, match=f"{name} is not a readable base"):
