@@ -62,10 +62,9 @@ class Claim:
 class Task:
     """A family of rules, and the guide to adding one of your own.
 
-    Subclass it, set the attributes that have no default, write the first three methods, and add an
-    instance to TASKS. Use the characters of ALPHABET, put a comma between items, close a document
-    with END, and draw all that is random from ``rng``. A length needs some hundred queries, since a
-    tenth of them is kept for tests. Then run ``train.py --task NAME``.
+    Subclass it, set the attributes without a default, write the first three methods, and add an
+    instance to TASKS. Use the characters of ALPHABET, put commas between items, close a document
+    with END, and draw all that is random from ``rng``. A length needs some hundred queries.
     """
 
     name: str  # on the command line
@@ -255,9 +254,8 @@ class Repetition(Task):
         rule, header = self.restate(rng, 0.5 * states_rules, rule)
         text = opening + query + header + self.item(rule, query, number)
         while number > int(rule[1]):
-            other_stop = rule[0] + str(1 - int(rule[1]))
-            rule, header = self.restate(rng, 0.5 * states_rules, rule,
-                                        new=other_stop if number > 1 else rule)
+            new = rule[0] + str(1 - int(rule[1])) if number > 1 else rule  # the other stop
+            rule, header = self.restate(rng, 0.5 * states_rules, rule, new)
             if not header and number > 1 and rng.random() < 0.15:
                 rule = rule[0] + self.plain_rule[1]
             number -= 1
@@ -331,11 +329,10 @@ TASKS = {task.name: task for task in (Generation(), Repetition(), Summation())}
 
 def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_size: int,
                       block_size: int) -> tuple[Tensor, Tensor]:
-    """Token ids and their targets, each (batch_size, block_size).
+    """Token ids and their targets, each (batch_size, block_size): documents, the last one cut off.
 
-    A row is filled with whole documents, and the last one is cut off. Headers are context and no
-    targets, as a prompt is in instruction tuning: the base learns to follow rules, not to make
-    them up.
+    Headers are context and no targets, as a prompt is in instruction tuning: the base learns to
+    follow rules, not to make them up.
     """
     token_ids, targets = [], []
     for _ in range(batch_size):
@@ -376,11 +373,12 @@ def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
 
 def checksum(task: Task) -> int:
     """Of what a task is: its rule, its lengths, and a sample of its examples and scores."""
-    parts = [task.name, task.header(task.target_rule), task.splits]
-    for purpose, lengths in (("tune", task.id_lengths), ("test", task.test_lengths)):
-        for example in draw_examples(task, lengths, purpose, seed=0, count=2 * len(lengths)):
-            parts += [example, *(task.score(example, example.response[:n]) for n in (5, None))]
-    return zlib.crc32(repr(parts).encode())
+    lengths = [*task.id_lengths, *task.test_lengths]
+    examples = [example for purpose in ("tune", "validation", "test")
+                for example in draw_examples(task, lengths, purpose, seed=0, count=20)]
+    scores = [task.score(each, each.response[:n]) for each in examples for n in (5, None)]
+    rule = task.header(task.target_rule)
+    return zlib.crc32(repr((task.name, rule, task.splits, examples, scores)).encode())
 
 
 def text_checksum(task: Task) -> int:
