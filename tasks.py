@@ -56,6 +56,16 @@ class Score:
     exact: bool  # everything right
 
 
+@dataclass(frozen=True)
+class Claim:
+    """That the proposed placements do better than the baselines, by a metric on a split."""
+
+    proposed: tuple[str, ...]
+    baselines: tuple[str, ...]
+    metric: str = "accuracy"  # or "exact": the fields of Score
+    split: str = "far OOD"  # or another of Task.splits
+
+
 class Task:
     """A family of rules, and the guide to adding one of your own.
 
@@ -75,6 +85,17 @@ class Task:
     far_lengths: range  # of which these are the longest
     test_lengths: Sequence[int]  # the lengths of test examples
     metrics = ("accuracy", "exact")  # the fields of Score to report; the first one is printed
+    length_name = "length {}"  # what a length counts
+    claim = Claim(("Comma_4",), ("Start_4", "End_4"))
+
+    @property
+    def splits(self) -> dict[str, range]:
+        return {"ID": self.id_lengths, "OOD": self.ood_lengths, "far OOD": self.far_lengths}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The placements that ``train.py`` compares."""
+        return (*self.claim.baselines, *self.claim.proposed)
 
     def example(self, rng: random.Random, length: int) -> Example:
         """A query that states nothing, and its response by the target rule."""
@@ -144,6 +165,7 @@ class Generation(Task):
     """
 
     name, letter = "generation", "G"
+    length_name = "equations {}"
     target_rule, plain_rule = "+-9", "++0"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
@@ -209,6 +231,8 @@ class Repetition(Task):
     """
 
     name, letter, metrics = "repetition", "R", ("exact", "accuracy")
+    length_name = "n = {}"
+    claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"), "exact", "OOD")
     target_rule, plain_rule, rules = "-0", "+1", ("+0", "+1", "-0", "-1")
     id_lengths, ood_lengths, far_lengths = range(1, 9), range(9, 21), range(15, 21)
     test_lengths = (*id_lengths, *ood_lengths)
@@ -276,6 +300,8 @@ class Summation(Task):
     """
 
     name, letter, metrics = "summation", "S", ("exact",)
+    length_name = "{} variables"
+    claim = Claim(("Comma_2", "8_2"), ("Start_2", "End_2"), "exact", "OOD")
     target_rule, plain_rule, rules = "+", "-", ("+", "-", "x")
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
     test_lengths = (*id_lengths, *ood_lengths)
