@@ -289,14 +289,16 @@ def weights_checksum(module: nn.Module) -> int:
 
 
 def read_results(path: Path) -> list[dict]:
-    """The results in a file. A line that is not whole is skipped with a word."""
-    rows = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    """The results in a file. Lines that are not whole are skipped with a word."""
+    rows, skipped = [], 0
+    for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line or "{}")
             rows += [row] if row and key(row) else []
         except (ValueError, LookupError, TypeError):
-            tqdm.write(f"{path}: line {number} is no whole result and is skipped")
+            skipped += 1
+    if skipped:
+        tqdm.write(f"{path}: lines that are no whole results are skipped: {skipped}")
     return rows
 
 

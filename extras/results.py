@@ -1,119 +1,69 @@
-"""docs/results.md from docs/results/: a section for each folder of raw results.
+"""docs/results.md from docs/results/: a section for each file of raw results.
 
     python -m extras.results
 
-A folder holds ``about.md``, written by hand (title, command, machine, minutes), and the
-``results.json`` of its runs. All below the text of ``about.md`` is made here, and a test compares.
+``confirm.jsonl`` holds rows as in a run's ``results.jsonl``, and ``confirm.md`` its text, written
+by hand (title, command, machine, minutes). All below that text is made here, and a test compares.
 """
 
-from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
-from extras.claims import (by_base, claim_of, differences, interval, observations, read, span,
-                           splits_of)
-from extras.curves import dial_values
-from extras.report import mean_and_sd, sections
+from extras.claims import differences
+from extras.experiments import Experiment, experiments, read
+from extras.pictures import dial_values
+from extras.tables import claims_table, markdown, mean_and_sd, methods_table, span
 
 DOCS = Path(__file__).parent.parent / "docs"
 INTRODUCTION = """# All results
 
 Made by `python -m extras.results` from the raw rows in `docs/results/`; do not edit. Cells are
-means ± sd over bases; `extras/report.py` says how they are made. *Inserted* counts the latents of
-a training example. Decoding ends with the last token, so it never feeds a group before that one:
-of `Comma_4` in Generation it feeds 96 of 100.
+means ± sd over bases; `extras/report.py` says how they are made, and prints more of a file, with
+curves: `python -m extras.report docs/results/confirm.jsonl`. *Inserted* counts the latents of a
+training example. Decoding ends with the last token, so it never feeds a group before that one: of
+`Comma_4` in Generation it feeds 96 of 100.
 """
-COUNTED = {"generation": "equations {}", "repetition": "n = {}", "summation": "{} variables"}
 
 
-def overview(rows: list[dict]) -> str:
-    """The claims of all tasks in one table, which the README has, too."""
-    lines = ["| claim | ours | baseline | difference | 95 % interval | above zero | verdict |",
-             "|---" * 7 + "|"]
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine = [row for row in rows if row["task"] == task]
-        claim, splits = claim_of(task), splits_of(task, mine)
-        lengths = splits[claim.split]
-        name = (f"{task.capitalize()}, {claim.metrics[0]}, {COUNTED[task].format(span(lengths))} "
-                f"(tuned on {span(splits['ID'])})")
-        for each in differences(task, mine):
-            ours, theirs = (
-                mean_and_sd(by_base(observations(mine, method, claim.metrics[0], lengths)))
-                for method in (each.ours, each.theirs))
-            low, high = interval(each.values)
-            lines.append(f"| {name} | `{each.ours}` {ours} | `{each.theirs}` {theirs} | "
-                         f"{fmean(each.values):+.2f} | {low:+.2f} to {high:+.2f} | "
-                         f"{each.above_zero} of {len(each.pairs)} | {each.verdict} |")
-            name = ""
-    return "\n".join(lines) + "\n"
+def base_table(each: Experiment) -> str:
+    """The claim's methods on each base, as means over seeds; "" where none of them was run."""
+    claim, splits = each.claim, each.splits
+    split = claim.split if claim.split in splits else next(iter(splits))
+    lines = []
+    for method in (*claim.baselines, *claim.proposed):
+        observed = each.observed(method, claim.metric, splits[split])
+        cells = [[value for (base, _), value in observed.items() if base == wanted]
+                 for wanted in each.bases]
+        if observed:
+            lines.append([f"`{method}`", *(f"{fmean(cell):.2f}" if cell else "" for cell in cells)])
+    head = f"{claim.metric} {split} {span(splits[split])}, by base"
+    return markdown([head, *(str(number) for number, _ in each.bases)], lines) if lines else ""
 
 
-def base_table(task: str, rows: list[dict]) -> str:
-    """The metric of the claim on each base, as means over seeds."""
-    metric, splits = claim_of(task).metrics[0], splits_of(task, rows)
-    split = claim_of(task).split if claim_of(task).split in splits else "ID"
-    bases = sorted({row["base"] for row in rows})
-    lines = [f"| {metric} {split} {span(splits[split])}, by base | "
-             + " | ".join(str(base) for base in bases) + " |", "|---" * (1 + len(bases)) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        values = observations(rows, method, metric, splits[split])
-        cells = [[value for (number, _), value in values.items() if number == base]
-                 for base in bases]
-        lines.append(f"| `{method}` | "
-                     + " | ".join(f"{fmean(cell):.2f}" if cell else "" for cell in cells) + " |")
-    return "\n".join(lines)
+def dial_table(found: list[Experiment]) -> str:
+    """The numbers of ``dial.svg``; "" for a single setting."""
+    values = dial_values(found)
+    restated = sorted({probability for line in values.values() for probability in line})
+    head = ["Generation, accuracy far OOD; rules restated with", *(f"{p:g}" for p in restated)]
+    lines = ([f"`{method}`", *(mean_and_sd(line.get(p, [])) for p in restated)]
+             for method, line in values.items())
+    return markdown(head, lines) if len(restated) > 1 else ""
 
 
-def chosen_table(task: str, tunings: list[dict]) -> str:
-    """How often validation chose each pair of learning rate and weight decay."""
-    mine = [tuning for tuning in tunings if tuning["task"] == task]
-    chosen = Counter((tuning["method"], tuning["lr"], tuning["weight_decay"]) for tuning in mine)
-    pairs = sorted({(trial["lr"], trial["weight_decay"])
-                    for tuning in mine for trial in tuning["trials"]})
-    lines = [f"| {task}: chosen lr, weight decay | "
-             + " | ".join(f"{lr:g}, {decay:g}" for lr, decay in pairs) + " |",
-             "|---" * (1 + len(pairs)) + "|"]
-    for method in dict.fromkeys(tuning["method"] for tuning in mine):
-        counts = [str(chosen[method, *pair]) for pair in pairs]
-        lines.append(f"| `{method}` | " + " | ".join(counts) + " |")
-    return "\n".join(lines)
-
-
-def dial_table(rows: list[dict]) -> str:
-    """Far OOD accuracy at each setting of the dial."""
-    values = dial_values(rows)
-    settings = sorted({setting for line in values.values() for setting in line})
-    lines = ["| Generation, accuracy far OOD; rules restated with | "
-             + " | ".join(f"{setting:g}" for setting in settings) + " |",
-             "|---" * (1 + len(settings)) + "|"]
-    lines += [f"| `{method}` | "
-              + " | ".join(mean_and_sd(line.get(setting, [])) for setting in settings) + " |"
-              for method, line in values.items()]
-    return "\n".join(lines) + "\n"
-
-
-def section(folder: Path) -> str:
-    """The text of a folder and its tables."""
-    results = [read(path) for path in sorted(folder.glob("*.json"))]
-    rows = [row for each in results for row in each["rows"]]
-    tunings = [tuning for each in results for tuning in each["tuning"]]
-    parts = [(folder / "about.md").read_text(encoding="utf-8")]
-    if folder.name == "dial":  # in this run, whose bases repeated no steps either, it stood at 0.5
-        beside = [read(path)["rows"] for path in folder.parent.glob("earlier/generation-*.json")]
-        parts.append(dial_table(sum(beside, rows)))
-    tasks = dict.fromkeys(row["task"] for row in rows)
-    for task, report in zip(tasks, sections(rows)):
-        mine = [row for row in rows if row["task"] == task]
-        parts += [f"### {task.capitalize()}\n", report, base_table(task, mine) + "\n",
-                  chosen_table(task, tunings) + "\n"]
-    return "\n".join(parts)
+def section(path: Path) -> str:
+    """The text of a file and its tables."""
+    found = experiments(read([path]))
+    parts = [path.with_suffix(".md").read_text(encoding="utf-8"), dial_table(found)]
+    for each in found:
+        title = each.task.capitalize() + (f", with {each.note}" if each.note else "")
+        parts += [f"### {title}\n", methods_table(each), base_table(each)]
+    return "\n".join(part for part in parts if part)
 
 
 def page(folder: Path) -> str:
-    """The whole page: the claims in one table, and the folders in the order of their names."""
-    rows = sum((read(path)["rows"] for path in sorted(folder.glob("confirm/*.json"))), [])
-    folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    return "\n".join([INTRODUCTION, overview(rows), *map(section, folders)])
+    """The whole page: the claims in one table, and the files in the order of their names."""
+    claims = claims_table(differences(experiments(read([folder / "confirm.jsonl"]))))
+    return "\n".join([INTRODUCTION, claims, *map(section, sorted(folder.glob("*.jsonl")))])
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def test_half_a_line_is_skipped_with_a_word_and_ends_no_other(finished, capsys):
     rows, path = train.read_results(finished / train.RESULTS), finished / train.RESULTS
     path.write_bytes(content(finished)[:-300])  # a power cut, in the line of Start_1+Comma_1
     assert train.read_results(path) == rows[:-1]
-    assert "results.jsonl: line 12 is no whole result" in capsys.readouterr().out
+    assert "results.jsonl: lines that are no whole results are skipped: 1" in capsys.readouterr().out
     assert methods(run(finished, "Start_1+Comma_1")) == methods(rows)
 
 
@@ -199,7 +199,7 @@ def test_a_tuning_that_diverges_is_named_and_has_no_line(tmp_path, monkeypatch, 
 # ----------------------------------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected Start_m, End_m, Comma_m"),
+    (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected a sum of Start_m, End_m"),
     (["--methods", "Start_2", "Middle_2"], "unknown placement 'Middle_2'"),
     (["--methods", "Comma_4:random"], "unknown placement 'Comma_4:random'"),
     (["--task", "division"], "choose from"),

@@ -1,129 +1,202 @@
-"""The tables, worked by hand."""
+"""From lines of results to tables, verdicts and docs/results.md, worked by hand."""
 
 import json
+from pathlib import Path
+import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from extras import claims, report
+from extras import claims, pictures, report, results, tables
+from extras.experiments import Experiment, experiments, read
+from tasks import TASKS, Claim, Generation
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
-def rows_of(method: str, cells: list[tuple[int, int, int, float]], task="generation") -> list[dict]:
-    """Rows of results from (base, seed, length, accuracy)."""
-    return [{"task": task, "method": method, "base": base, "seed": seed, "length": length,
-             "split": "id" if length < 6 else "ood", "accuracy": accuracy, "exact": 0.5,
-             "latents_inserted": 4 * length, "trainable_parameters": 512}
-            for base, seed, length, accuracy in cells]
+def row(method: str, accuracy: dict[int, float], base=0, seed=0, **other) -> dict:
+    """A row with the accuracy at each length; its exact is 0.5 throughout."""
+    return {"task": "generation", "base": base, "method": method, "seed": seed,
+            "tuning": {"steps": 300}, "task_checksum": 1, "base_checksum": 100 + base,
+            "splits": {"ID": [1, 5], "OOD": [6, 24], "far OOD": [16, 24]},
+            "lengths": list(accuracy), "accuracy": list(accuracy.values()),
+            "exact": [0.5] * len(accuracy), "inserted": 4 * max(accuracy),
+            "trained": 512, **other}
 
 
-def test_a_cell_is_a_mean_over_lengths_and_its_sd_over_seeds():
-    """Bug caught: sd over lengths in place of seeds, or splits mixed up."""
-    rows = rows_of("Comma_4", [(0, 0, 5, 1.0), (0, 0, 6, 0.8), (0, 0, 16, 0.4),
-                               (0, 1, 5, 1.0), (0, 1, 6, 1.0), (0, 1, 16, 0.4)])
-    assert report.table("generation", rows).splitlines()[-1] == (
-        "| `Comma_4` | 2 | 512 | 64 | 1.00 ± 0.00 | 0.65 ± 0.07 | 0.40 ± 0.00 "
-        "| 0.50 ± 0.00 | 0.50 ± 0.00 | 0.50 ± 0.00 |")
+def only(rows: list[dict]) -> Experiment:
+    experiment, = experiments(rows)
+    return experiment
 
 
-def test_several_bases_are_the_observations():
-    """Two seeds on base 0 (mean 0.5), one on base 1 (0.7). Bug caught: seeds of one base counted
-    as if they were bases."""
-    rows = rows_of("Comma_4", [(0, 0, 16, 0.4), (0, 1, 16, 0.6), (1, 0, 16, 0.7)])
-    values = claims.by_base(claims.observations(rows, "Comma_4", "accuracy", [16]))
-    assert values == pytest.approx([0.5, 0.7])
+def kept(folder: Path, *lines: dict | str) -> str:
+    folder.mkdir()
+    (folder / "results.jsonl").write_text("".join(
+        f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    return str(folder)
 
 
-def test_differences_are_paired():
-    """Pairs 0.2 and 0.1: mean 0.15, sd 0.0707, half-width 12.706 * 0.0707 / sqrt(2) = 0.635. Bug
-    caught: seeds compared with other seeds, or an interval of the single methods."""
-    rows = [*rows_of("Comma_4", [(0, 0, 16, 1.0), (0, 1, 16, 0.9), (0, 2, 16, 0.0)]),
-            *rows_of("End_4", [(0, 0, 16, 0.8), (0, 1, 16, 0.8)])]
-    assert report.claim_table("generation", rows).splitlines()[2] == (
-        "| `Comma_4` - `End_4` | +0.15 | -0.49 to +0.79 | 2 of 2 | +19% | ordering only |")
+def printed(capsys, *arguments: str) -> str:
+    report.main(list(arguments))
+    return capsys.readouterr().out
 
 
-def test_a_claim_is_about_its_own_lengths():
-    """Bug caught: in-distribution lengths that dilute a difference far out."""
-    rows = [*rows_of("Comma_4", [(0, 0, 5, 0.0), (0, 0, 16, 1.0), (0, 1, 5, 0.0), (0, 1, 16, 1.0)]),
-            *rows_of("Start_4", [(0, 0, 5, 1.0), (0, 0, 16, 0.5), (0, 1, 5, 1.0), (0, 1, 16, 0.5)])]
-    assert claims.differences("generation", rows)[0].pairs == {(0, 0): 0.5, (0, 1): 0.5}
+def test_lengths_or_seeds_or_two_bases_of_one_number_in_one_mean(tmp_path, capsys):
+    """Two seeds on one base 0, one seed on another; a row that is kept twice counts once."""
+    one = kept(tmp_path / "default", row("Comma_4", {5: 1.0, 6: 0.8, 16: 0.4}),
+               *(row("Comma_4", {5: 1.0, 6: 1.0, 16: 0.4}, seed=1, seconds=s) for s in (8, 9)))
+    other = kept(tmp_path / "OTHER", row("Comma_4", {5: 0.0, 6: 0.1, 16: 0.0}, base_checksum=9))
+    assert printed(capsys, one, other, one).splitlines()[:3] == [
+        "| generation | runs | trained | inserted at 16 | accuracy ID 5 | accuracy OOD 6-16 "
+        "| accuracy far OOD 16 |", "|---|---|---|---|---|---|---|",
+        "| `Comma_4` | 3 | 512 | 64 | 0.50 ± 0.71 | 0.35 ± 0.42 | 0.20 ± 0.28 |"]
 
 
-def test_a_baseline_at_zero_has_no_relative_gain():
-    """Bug caught: a division by zero."""
-    rows = [*rows_of("Comma_4", [(0, 0, 16, 1.0), (0, 1, 16, 1.0)]),
-            *rows_of("Start_4", [(0, 0, 16, 0.0), (0, 1, 16, 0.0)])]
-    assert "| from zero |" in report.claim_table("generation", rows)
+@pytest.mark.parametrize("other, named", [
+    ({"tuning": {"steps": 5}}, "steps 5 in place of 300"),
+    ({"task_checksum": None}, "task_checksum None in place of 1")])
+def test_experiments_mixed_in_one_table(tmp_path, capsys, other, named):
+    out = printed(capsys, kept(tmp_path / "a", row("Comma_4", {16: 1.0}),
+                               row("Comma_4", {16: 0.0}, **other)))
+    assert out.count("| `Comma_4` | 1 |") == 2 and f"generation again, with {named}:" in out
 
 
-def test_one_observation_has_no_interval():
-    """Bug caught: an interval made of one number."""
-    rows = [*rows_of("Comma_4", [(0, 0, 16, 1.0)]), *rows_of("Start_4", [(0, 0, 16, 0.5)])]
-    assert report.claim_table("generation", rows) == ""
+def test_a_variation_beside_another_experiment():
+    """The optimizer of one name in two settings, and controls of two runs, apart in steps."""
+    short, long = {"steps": 5}, {"steps": 300}
+    rows = [row("Comma_4", {16: 0.1}, tuning=short), row("Comma_4", {16: 0.9}, tuning=long),
+            row("Comma_4:AdamW-1", {16: 0.8}, tuning=long | {"rate": 1}),
+            row("Comma_4:AdamW-1", {16: 0.7}, base=1, tuning=long | {"rate": 2}),
+            row("Comma_4:AdamW-3", {16: 0.5}, tuning=long | {"rate": 3}, task_checksum=2),
+            row("Comma_4:random", {16: 0.6}, tuning=long),
+            row("Comma_4:random", {16: 0.2}, tuning=short)]
+    found = [[(each["method"], *each["accuracy"]) for each in one.rows]
+             for one in experiments(rows)]
+    assert sorted(found) == [[("Comma_4", 0.1), ("Comma_4:random", 0.2)],
+                             [("Comma_4", 0.9), ("Comma_4:random", 0.6), ("Comma_4:AdamW-1", 0.8)],
+                             [("Comma_4:AdamW-1", 0.7)], [("Comma_4:AdamW-3", 0.5)]]
 
 
-def difference(*values: float) -> claims.Difference:
-    """Two seeds on each base."""
-    pairs = {(index // 2, index % 2): value for index, value in enumerate(values)}
-    return claims.Difference("Comma_4", "Start_4", pairs, baseline=0.5)
+@pytest.mark.parametrize("lines, named", [
+    ([row("Comma_4", {6: 1.0}), "", "half", row("Comma_4", {6: 0.5})], "line 1 and .*line 4 have"),
+    (["{}", "[3]", "no JSON"], "holds no results"), (None, "results.jsonl")])
+def test_a_wrong_number_or_a_traceback_from_a_damaged_file(tmp_path, capsys, lines, named):
+    folder = str(tmp_path) if lines is None else kept(tmp_path / "a", *lines)
+    with pytest.raises(SystemExit, match="2"):
+        report.main([folder])
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and re.search(named, message)
+
+
+def test_seeds_compared_with_other_seeds_or_on_tuned_lengths():
+    """Pairs 0.2 and 0.1: mean 0.15, sd 0.0707, half-width 12.706 * 0.0707 / sqrt(2) = 0.635."""
+    rows = [row("Comma_4", {5: 0.3, 16: far}, seed=seed) for seed, far in enumerate((1, 0.9, 0))]
+    rows += [row("End_4", {5: 0.6, 16: 0.8}, seed=seed) for seed in (1, 0)]
+    assert tables.claims_table(claims.differences([only(rows)])).splitlines()[2] == (
+        "| Generation, accuracy, equations 16 (tuned on 5) | `Comma_4` 0.95 ± 0.07 "
+        "| `End_4` 0.80 ± 0.00 | +0.15 | -0.49 to +0.79 | 2 of 2 | ordering only |")
+    assert tables.claims_table(claims.differences([only(rows[:1] + rows[-1:])])) == ""  # one pair
+
+
+def difference(*values: float) -> claims.Difference:  # with two seeds on each base
+    return claims.Difference("Comma_4", "Start_4", {((index // 2, 1), index % 2): (value, 0.0)
+                                                    for index, value in enumerate(values)})
 
 
 @pytest.mark.parametrize("values, verdict", [
-    ((0.4, 0.5) * 5, "reproduced"),
     ((0.4, 0.5) * 4 + (0.4, -0.1), "reproduced"),
     ((0.4, 0.5) * 4 + (-0.1, -0.1), "ordering only"),  # eight pairs of ten
     ((0.9, 0.9) + (0.01, 0.01) * 4, "ordering only"),  # one base makes the mean
-    ((0.4, 0.5, 0.4), "reproduced"),
+    ((0.5, 0.5), "ordering only"),  # one base
     ((-0.1, 0.0) * 5, "not reproduced")])
-def test_the_verdicts(values, verdict):
-    """Bug caught: a verdict kinder than its definition."""
+def test_verdicts_kinder_than_their_definition(values, verdict):
     assert difference(*values).verdict == verdict
 
 
-def test_one_base_never_reproduces():
-    """Bug caught: seeds of one base that pass for bases."""
-    assert difference(0.5, 0.5).verdict == "ordering only"
-
-
-def test_an_interval_stays_possible():
-    """Bug caught: a difference of two shares beyond 1."""
+def test_an_interval_beyond_1_and_a_pair_without_its_dot():
     assert claims.interval([0.99, 0.5]) == (-1.0, 1.0)
-
-
-def test_every_pair_is_a_dot():
-    """0 is the column of the |. Bug caught: a pair that is left out, or a scale that is off."""
-    marks = difference(0.0, 0.02, 0.02, 1.0, 1.0, 1.0, -0.7).dots()[27:]
+    marks = tables.dots(difference(0.0, 0.02, 0.02, 1.0, 1.0, 1.0, -0.7))[27:]
     assert marks == "." + " " * 9 + ".:" + " " * 48 + "3"
 
 
-def test_several_files_are_one(tmp_path, capsys):
-    """Bug caught: a second file that is left out."""
-    for base in (0, 1):
-        rows = rows_of("Comma_4", [(base, 0, 16, 1.0)])
-        (tmp_path / f"{base}.json").write_text(json.dumps({"rows": rows}))
-    report.main([str(tmp_path / "0.json"), str(tmp_path / "1.json")])
-    assert "| `Comma_4` | 2 |" in capsys.readouterr().out
+def test_a_new_task_that_needs_an_edit(monkeypatch):
+    class Echo(Generation):
+        length_name, claim = "{} words", Claim(("Comma_4",), ("End_4",), "exact", "OOD")
+
+    monkeypatch.setitem(TASKS, "echo", Echo())
+    rows = [row(method, {6: 1.0}, base, task="echo-3")
+            for method in ("Comma_4", "End_4") for base in (0, 1)]
+    table = tables.claims_table(claims.differences([only(rows)]))
+    assert "| Echo-3, exact, 6 words | `Comma_4` 0.50 ± 0.00 |" in table
+    unheard = only([row("8_2", {6: 0.25}, task="unheard")])
+    assert tables.methods_table(unheard).endswith("| `8_2` | 1 | 512 | 24 | 0.25 |\n")
 
 
 @pytest.mark.parametrize("encoding, shown", [
     ("utf-8", "±░"), ("cp437", "±░"), ("latin-1", "±"), ("ascii", ""), (None, "")])
 def test_what_a_terminal_can_show(encoding, shown, monkeypatch):
-    """Bug caught: UnicodeEncodeError at the end of a run, in a pipe or on an old console."""
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding=encoding))
-    assert "".join(character for character in "±░" if report.encodes(character)) == shown
+    assert "".join(character for character in "±░" if tables.encodes(character)) == shown
 
 
-def test_a_new_task_has_a_table(tmp_path, capsys):
-    """Bug caught: a report that knows three tasks only."""
-    rows = rows_of("Comma_4", [(0, 0, 3, 1.0), (0, 0, 6, 0.5)], task="echo")
-    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
-    report.main([str(tmp_path)])
-    assert "| echo | runs |" in capsys.readouterr().out
+def test_an_ascii_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "encodes", str.isascii)
+    rows = [row("Comma_4", {5: 1.0, 6: 0.5, 7: 0.0}, base) for base in (0, 1)]
+    rows.append(row("Start_24", {6: 0.09}))
+    out = printed(capsys, kept(tmp_path / "a", *rows))
+    assert out.isascii() and "0.25 +/- 0.00" in out and "Comma_4   9|50\nStart_24   |0\n" in out
+    assert "Comma_4   █|▅▁\n" in tables.curves(only(rows), ascii_only=False)
 
 
-def test_a_file_that_is_no_result_is_refused(tmp_path, capsys):
-    """Bug caught: a traceback for a wrong path."""
-    with pytest.raises(SystemExit):
-        report.main([str(tmp_path)])
-    assert "is not a readable file of results" in capsys.readouterr().err
+def test_docs_made_of_other_rows(monkeypatch, tmp_path):
+    monkeypatch.delitem(TASKS, "retrieval", raising=False)  # where testbeds.py has added it
+    assert results.page(ROOT / "docs" / "results") == PAGE
+    confirm, dial = (experiments(read([ROOT / "docs" / "results" / name]))
+                     for name in ("confirm.jsonl", "dial.jsonl"))
+    (tmp_path / "dial.svg").write_text(pictures.dial(dial), encoding="utf-8")
+    for path in (*pictures.write(confirm, tmp_path), tmp_path / "dial.svg"):
+        assert path.read_bytes() == (ROOT / "docs" / path.name).read_bytes()
+
+
+def test_a_table_of_the_readme_that_was_edited():
+    section = re.search(r"^## Results$.*?(?=^## )", README, flags=re.DOTALL | re.MULTILINE)[0]
+    shown = re.findall(r"(?:^\|.*\n)+", section, flags=re.MULTILINE)
+    assert shown and [table for table in shown if f"\n\n{table}\n" not in PAGE] == []
+
+
+def unfounded(text: str, page: str) -> list[str]:
+    """Each mean ± sd that no row of the page has of the method that is named last before it."""
+    wrong = []
+    for paragraph in re.split(r"\n\n|\n(?=[*|])", text):
+        paragraph = " ".join(paragraph.split())
+        for figure in re.finditer(r"\d\.\d\d ± \d\.\d\d", paragraph):
+            name = (re.findall(r"`([^`]+)`", paragraph[:figure.start()]) or ["nothing"])[-1]
+            line = rf"^\| `{re.escape(name)}` \|(.*\|)? {figure[0]} \|"
+            if not paragraph.startswith("|") and not re.search(line, page, flags=re.MULTILINE):
+                wrong.append(f"{name} {figure[0]}")
+    return wrong
+
+
+def test_a_figure_of_the_readme_that_is_no_result():
+    page = "| `Comma_4` | 10 | 0.93 ± 0.05 |\n| `End_4` | 0.16 ± 0.02 | |\n"
+    assert unfounded("* `Comma_4`\n  0.93 ± 0.05, `End_4` 0.16 ± 0.02", page) == []
+    assert unfounded("`Comma_4` 0.16 ± 0.02", page) == ["Comma_4 0.16 ± 0.02"]
+    assert unfounded("`Comma_4`\n* 0.93 ± 0.05", page) == ["nothing 0.93 ± 0.05"]
+    assert unfounded(README, PAGE) == []
+
+
+def test_columns_of_the_page_with_the_values_of_others():
+    rows = [row("Start_4", {16: accuracy}, base, seed)
+            for base, seed, accuracy in ((3, 0, 0.0), (3, 1, 0.5), (4, 0, 1.0))]
+    assert results.base_table(only(rows)).splitlines()[::2] == [
+        "| accuracy far OOD 16, by base | 3 | 4 |", "| `Start_4` | 0.25 | 1.00 |"]
+    rows = [row("Comma_4", {6: 0.0, 16: accuracy}, base, task=task) for task, base, accuracy in (
+        ("generation", 15, 0.75), ("generation-0.1", 150, 0.5), ("generation-0.1", 151, 1.0),
+        ("generation-0", 150, 0.25), ("summation", 15, 0.1))]
+    assert results.dial_table(experiments(rows)).splitlines()[::2] == [
+        "| Generation, accuracy far OOD; rules restated with | 0 | 0.1 | 0.5 |",
+        "| `Comma_4` | 0.25 | 0.75 ± 0.35 | 0.75 |"]
+    assert results.dial_table(experiments(rows[:1])) == ""

@@ -1,7 +1,4 @@
-"""Pictures of a run, from ``results.json`` alone: SVG files, and small curves for a terminal.
-
-    python -m extras.report runs/default                   tables and curves in the terminal
-    python -m extras.report runs/default --svg docs        pictures in docs/:
+"""The pictures that ``extras.report --svg`` writes, without a plotting library.
 
     {task}.svg       the metric of the claim against length, a line for each method
     differences.svg  each pair of a claim's differences as a dot, and the interval of the mean
@@ -15,22 +12,21 @@ keeps it readable on a dark page; widths and dashes tell the lines apart in grey
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
-from itertools import cycle, pairwise
-from math import floor, inf
+from itertools import cycle, pairwise, product
+from math import floor
 from pathlib import Path
 import re
 from statistics import fmean
 
-from extras.claims import (Difference, by_base, claim_of, differences, interval, observations, span,
-                           splits_of)
+from extras.claims import Difference, Values, by_base, by_length, differences, interval
+from extras.experiments import Experiment
+from extras.tables import span
 
 LEFT, TOP, WIDTH, HEIGHT = 52, 64, 480, 280  # the plot area, in pixels
 GAP = 17  # from one label to the next
 ROW = 36  # height of a row of dots
-BLOCKS, DIGITS = "▁▂▃▄▅▆▇█", "0123456789"
 DIAL_METHODS = ("reminders", "Comma_4", "instruction", "Start_4")
 
-Values = dict[str, dict[float, list[float]]]  # method -> x -> the value of each base
 Scale = Callable[[float], float]  # data to pixels
 
 
@@ -49,11 +45,11 @@ OTHERS = (Style("#d55e00", 2.2, "7 3"), Style("#a03c8c", 2.2, "2 3"),
           Style("#b03030", 2.2, "14 3"))
 
 
-def styles(task: str, methods: Iterable[str]) -> dict[str, Style]:
+def styles(proposals: Iterable[str], methods: Iterable[str]) -> dict[str, Style]:
     """Proposed methods are bold, references thin; in the order of drawing, thin ones on top."""
     proposed, others = cycle(PROPOSED), cycle(OTHERS)
     chosen = {method: REFERENCES.get(method)
-              or next(proposed if method in claim_of(task).proposed else others)
+              or next(proposed if method in proposals else others)
               for method in methods}
     return dict(sorted(chosen.items(), key=lambda item: -item[1].width))
 
@@ -141,79 +137,73 @@ def size(values: Values) -> tuple[float, float]:
 
 # -------------------------------------------------------------------------------------- pictures
 
-def by_length(task: str, rows: list[dict]) -> Values:
-    """The metric of the claim: for each method and length, the values of all bases."""
-    metric = claim_of(task).metrics[0]
-    return {method: {length: by_base(observations(rows, method, metric, [length]))
-                     for length in {row["length"] for row in rows if row["method"] == method}}
-            for method in dict.fromkeys(row["method"] for row in rows)}
-
-
-def curves(task: str, rows: list[dict]) -> str:
-    """The metric against length. A band goes from the lowest to the highest base."""
-    values, splits = by_length(task, rows), splits_of(task, rows)
-    looks, (width, height) = styles(task, values), size(values)
-    lengths = sorted({row["length"] for row in rows})
-    first, last = lengths[0], lengths[-1]
-    x = scale(first - 0.5, last + 0.5, LEFT, LEFT + WIDTH)
-    y = scale(0, 1, TOP + height, TOP)
+def split_marks(each: Experiment, x: Scale, height: float) -> list[str]:
+    """The names of the splits, and a grey ground where latents are tuned."""
     parts = []
-    for name, tested in splits.items():
+    for name, tested in each.splits.items():
         start = x(tested[0] - 0.5)
         parts += [segment(start, TOP - 20, start, TOP, "#999999"),
                   text(start + 5, TOP - 8, f"{name} {span(tested)}", font_size=12)]
-    if "ID" in splits:
-        start, stop = x(splits["ID"][0] - 0.5), x(splits["ID"][-1] + 0.5)
+    if tuned := each.splits.get("ID"):
+        start, stop = x(tuned[0] - 0.5), x(tuned[-1] + 0.5)
         parts.append(element("rect", x=start, y=TOP, width=stop - start, height=height,
                              fill="#eeeeee"))
+    return parts
+
+
+def curves(each: Experiment) -> str:
+    """The metric against length. A band goes from the lowest to the highest base."""
+    values = by_length(each)
+    looks, (width, height) = styles(each.claim.proposed, values), size(values)
+    first, last = each.lengths[0], each.lengths[-1]
+    x = scale(first - 0.5, last + 0.5, LEFT, LEFT + WIDTH)
+    y = scale(0, 1, TOP + height, TOP)
     step = next(step for step in (1, 2, 5, 10, 50, last) if (last - first) / step <= 12)
     ticks = [length for length in range(first, last + 1) if length % step == 0]
-    bases = "bases" if len({row["base"] for row in rows}) > 1 else "seeds"
-    parts += axes(x, y, ticks, f"length (line: mean over {bases}; band: lowest to highest)")
+    bases = "bases" if len(each.bases) > 1 else "seeds"
+    parts = [*split_marks(each, x, height),
+             *axes(x, y, ticks, f"length (line: mean over {bases}; band: lowest to highest)")]
     for method, look in looks.items():
         line = sorted(values[method].items())
         edge = [(x(at), y(max(bases))) for at, bases in line]
         edge += [(x(at), y(min(bases))) for at, bases in reversed(line)]
         parts.append(element("polygon", points=points(edge), fill=look.colour, opacity=0.12))
-    title = f"{task}: {claim_of(task).metrics[0]} at each length"
+    title = f"{each.task}: {each.claim.metric} at each length"
     return picture(width, TOP + height + 52, title, parts + lines(x, y, values, looks))
 
 
-def dial_values(rows: list[dict]) -> Values:
+def dial_values(found: list[Experiment]) -> Values:
     """Far OOD accuracy against P of generation-P: for each method and P, the value of each base."""
-    names = {row["task"] for row in rows if re.fullmatch(r"generation(-[\d.]+)?", row["task"])}
-    probabilities = {name: float(name.partition("-")[2] or 0.5) for name in names}
-    values = {}
-    for name in sorted(names, key=probabilities.__getitem__):
-        mine = [row for row in rows if row["task"] == name]
-        far = splits_of(name, mine).get("far OOD", [])
-        for method in DIAL_METHODS:
-            if bases := by_base(observations(mine, method, "accuracy", far)):
-                values.setdefault(method, {})[probabilities[name]] = bases
-    return values
+    values = {method: {} for method in DIAL_METHODS}
+    for method, each in product(DIAL_METHODS, found):
+        if match := re.fullmatch(r"generation(?:-([\d.]+))?", each.task):
+            far = each.splits.get("far OOD", [])
+            if bases := by_base(each.observed(method, "accuracy", far)):
+                values[method].setdefault(float(match[1] or 0.5), bases)  # the first experiment's
+    return {method: line for method, line in values.items() if line}
 
 
-def dial(rows: list[dict]) -> str:
+def dial(found: list[Experiment]) -> str:
     """A line for each method, a dot for each base; "" for fewer than two P."""
-    values = dial_values(rows)
+    values = dial_values(found)
     ticks = sorted({at for line in values.values() for at in line})
     if len(ticks) < 2:
         return ""
-    looks, (width, height) = styles("generation", values), size(values)
+    one = next(each for each in found if each.task.startswith("generation"))
+    looks, (width, height) = styles(one.claim.proposed, values), size(values)
     x = scale(ticks[0] - 0.02, ticks[-1] + 0.02, LEFT, LEFT + WIDTH)
     y = scale(0, 1, TOP + height, TOP)
     parts = axes(x, y, ticks, "probability that the text of pre-training restates its rule")
     parts += [element("circle", cx=x(at), cy=y(base), r=3.5, opacity=0.5, fill=looks[method].colour)
               for method in looks for at, bases in values[method].items() for base in bases]
-    far = splits_of("generation", [row for row in rows if row["task"].startswith("generation")])
-    title = f"Generation: accuracy far OOD, equations {span(far['far OOD'])}"
+    title = f"Generation: accuracy far OOD, equations {span(one.splits['far OOD'])}"
     return picture(width, TOP + height + 52, title, parts + lines(x, y, values, looks))
 
 
 def dot_row(x: Scale, y: float, each: Difference) -> list[str]:
     """The interval as a bar, the mean as a stroke, and the pairs, those of a base at one height."""
     (low, high), mean = interval(each.values), fmean(each.values)
-    bases = sorted({base for base, _ in each.pairs})
+    bases = list(dict.fromkeys(base for base, _ in each.pairs))
     level = scale(-1, len(bases), y - ROW / 2, y + ROW / 2)
     dots = [element("circle", cx=x(value), cy=level(bases.index(base)), r=3, fill="#d55e00",
                     stroke="#ffffff", stroke_width=0.6)
@@ -227,14 +217,14 @@ def dot_row(x: Scale, y: float, each: Difference) -> list[str]:
                  font_weight="bold" if each.verdict == "reproduced" else "normal")]
 
 
-def dot_plot(rows: list[dict]) -> str:
+def dot_plot(found: list[Experiment]) -> str:
     """The differences of all claims, task by task; "" where there are none."""
     blocks = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine, claim = [row for row in rows if row["task"] == task], claim_of(task)
-        if compared := differences(task, mine):
-            lengths = span(splits_of(task, mine)[claim.split])
-            blocks.append((f"{task}: {claim.metrics[0]} {claim.split} {lengths}", compared))
+    for each, compared in differences(found).items():
+        if compared:
+            lengths = span(each.splits[each.claim.split])
+            blocks.append((f"{each.task}: {each.claim.metric} {each.claim.split} {lengths}",
+                           compared))
     if not blocks:
         return ""
     every = [each for _, compared in blocks for each in compared]
@@ -257,32 +247,15 @@ def dot_plot(rows: list[dict]) -> str:
     return picture(left + WIDTH + 180, y + 54, "Paired differences", parts)
 
 
-# -------------------------------------------------------------------------------------- terminal
-
-def terminal(task: str, rows: list[dict], ascii_only: bool) -> str:
-    """A character for each length, from 0 at the foot to 1; ``|`` is where OOD begins."""
-    marks = DIGITS if ascii_only else BLOCKS
-    values, splits = by_length(task, rows), splits_of(task, rows)
-    lengths = sorted({row["length"] for row in rows})
-
-    def mark(bases: list[float]) -> str:
-        return marks[min(len(marks) - 1, int(fmean(bases) * len(marks)))] if bases else " "
-
-    ends = " | ".join(span(splits[name]) for name in ("ID", "OOD") if name in splits)
-    unit = "tenths" if ascii_only else "eighths"
-    shown = [f"{claim_of(task).metrics[0]} at length {ends}, in {unit}"]
-    for method, line in values.items():
-        curve = ("|" * (length == splits.get("OOD", [inf])[0]) + mark(line.get(length, []))
-                 for length in lengths)
-        shown.append(f"{method:{max(map(len, values)) + 2}}{''.join(curve)}")
-    return "\n".join(["```", *(each.rstrip() for each in shown), "```"])
-
-
-def write_pictures(rows: list[dict], folder: Path) -> list[Path]:
-    """All pictures for which there are rows."""
-    pictures = {task: curves(task, [row for row in rows if row["task"] == task])
-                for task in dict.fromkeys(row["task"] for row in rows)}
-    pictures |= {"differences": dot_plot(rows), "dial": dial(rows)}
+def write(found: list[Experiment], folder: Path) -> list[Path]:
+    """All pictures for which there are rows; ``TASK-again.svg`` of a second experiment."""
+    pictures = {}
+    for each in found:
+        name = each.task
+        while name in pictures:
+            name += "-again"
+        pictures[name] = curves(each)
+    pictures |= {"differences": dot_plot(found), "dial": dial(found)}
     paths = {folder / f"{name}.svg": svg for name, svg in pictures.items() if svg}
     folder.mkdir(parents=True, exist_ok=True)
     for path, svg in paths.items():

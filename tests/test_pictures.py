@@ -1,0 +1,88 @@
+"""The pictures: geometry worked by hand, and labels that can be read."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from extras import pictures
+from extras.experiments import experiments
+from tests.test_report import kept, only, printed, row
+
+ENDS = {"base": 0.1, "instruction": 0.1, "reminders": 1, "Start_4": 0.1, "End_4": 0.1, "Comma_4": 1}
+
+
+def rows(task="generation") -> list[dict]:
+    return [row(method, {length: 0.9 if length < 6 else end - base / 50
+                         for length in range(1, 25)}, base, task=task)
+            for method, end in ENDS.items() for base in (0, 1)]
+
+
+def parsed(svg: str, name: str) -> list[ET.Element]:
+    return list(ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}" + name))
+
+
+def box(label: ET.Element) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a text, a character being 0.6 of the font size wide."""
+    size = float(label.get("font-size", 13))
+    x, y, width = float(label.get("x")), float(label.get("y")), 0.6 * size * len(label.text)
+    left = x - {"start": 0, "middle": width / 2, "end": width}[label.get("text-anchor", "start")]
+    return left, y - 0.75 * size, left + width, y + 0.2 * size
+
+
+@pytest.mark.parametrize("svg", [pictures.curves(only(rows())), pictures.dot_plot([only(rows())]),
+                                 pictures.dial(experiments(rows() + rows("generation-0")))],
+                         ids=["curves", "dots", "dial"])
+def test_text_on_other_text_or_anything_outside(svg):
+    _, _, width, height = map(float, ET.fromstring(svg).get("viewBox").split())
+    boxes = [box(label) for label in parsed(svg, "text")]
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        assert 0 <= left and right <= width and 0 <= top and bottom <= height
+        for other in boxes[:index]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+    for shape in ET.fromstring(svg).iter():
+        points = [point.split(",") for point in shape.get("points", "").split()]
+        points += [[shape.get(key, 0) for key in pair.split()]
+                   for pair in ("x y", "x1 y1", "x2 y2", "cx cy")]
+        assert all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in points)
+
+
+def test_two_methods_that_look_alike_in_grey_print():
+    svg = pictures.curves(only(rows()))
+    looks = {(line.get("stroke-width"), line.get("stroke-dasharray"))
+             for line in parsed(svg, "polyline")}
+    names = {label.text: label.get("font-weight") for label in parsed(svg, "text")}
+    assert len(looks) == 6 and {name: names[name] for name in ENDS} == dict.fromkeys(
+        ENDS, "normal") | {"Comma_4": "bold"}
+
+
+def test_a_picture_upside_down_or_off_by_half_a_step():
+    """Lengths 5 and 6 in halves of a plot 480 wide from x = 52: middles at 172 and 412. 1 is its
+    top, y = 64, and 0 its bottom, 280 below. Base 0 has 1 and 0, base 1 0.5 and 0."""
+    svg = pictures.curves(only([row("<&>", {5: 1.0, 6: 0.0}), row("<&>", {5: 0.5, 6: 0.0}, 1)]))
+    assert parsed(svg, "polyline")[0].get("points") == "172.0,134.0 412.0,344.0"
+    assert parsed(svg, "polygon")[0].get("points") == (
+        "172.0,64.0 412.0,344.0 412.0,344.0 172.0,204.0")
+    shade = parsed(svg, "rect")[1]  # the first is the ground
+    assert (shade.get("x"), shade.get("width")) == ("52.0", "240.0")
+    assert "<&>" in [label.text for label in parsed(svg, "text")]
+
+
+def test_a_label_below_the_plot_or_out_of_order():
+    assert pictures.spread([100, 300, 101, 299], bottom=300) == [100, 300, 117, 283]
+
+
+def test_a_dot_that_is_not_at_its_difference():
+    """From -1, where the interval ends, to 1 on 480 pixels: 0.5 lies 120 to the right of 0."""
+    svg = pictures.dot_plot([only([row(method, {16: value}, base) for method, base, value in (
+        ("Comma_4", 0, 0.5), ("Comma_4", 1, 0.5), ("Start_4", 0, 0.5), ("Start_4", 1, 0.0))])])
+    zero, = [float(line.get("x1")) for line in parsed(svg, "line")
+             if line.get("stroke") == "#222222"]
+    assert [float(dot.get("cx")) - zero for dot in parsed(svg, "circle")] == [0, 120]
+
+
+def test_a_picture_of_rows_that_are_not_there(tmp_path, capsys):
+    again = row("Comma_4", {16: 1.0}, task_checksum=2)
+    out = printed(capsys, kept(tmp_path / "a", *rows(), again), "--svg", str(tmp_path / "new"))
+    written = [line.split("/")[-1] for line in out.splitlines()]
+    assert written == ["generation.svg", "generation-again.svg", "differences.svg"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {*written}
