@@ -91,10 +91,11 @@ class Placement:
             names, _, m = term.rpartition("_")
             places = tuple(names.split(","))
             if m not in COUNTS or not set(places) <= rank.keys():
-                raise UserError(f"unknown placement {notation!r}: expected a sum of "
-                                f"{'_m, '.join(['Start', 'End', *separators])}_m, k_m (after every "
-                                "k tokens), or Start,Comma_m (one group in two places), with m and "
-                                "k from 1 to 999; -own at its end: no sharing of positions")
+                known = "_m, ".join(["Start", "End", *separators])
+                raise UserError(f"unknown placement {notation!r}: expected {known}_m, k_m (after "
+                                "every k tokens), a sum such as Start_1+Comma_1, or Start,Comma_1 "
+                                "(one group in two places), with m and k from 1 to 999; -own at "
+                                "the end: latents have positions of their own")
             groups.append(Group(places, int(m), {
                 place: frozenset(separators[place]) for place in places if place in separators}))
         places = [place for group in groups for place in group.places]

@@ -28,7 +28,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
 
@@ -227,10 +226,11 @@ class GPT(nn.Module):
 
     def embed_last(self, rows: list[list[int]]) -> Tensor:
         """What ``embed`` gives for the last token of each row: (B, 1, D)."""
-        recent = [torch.tensor(row[-1 - LOOK_BACK:]) for row in rows]
-        last = torch.tensor([len(token_ids) - 1 for token_ids in recent], device=self.device)
-        embeddings = self.embed(pad_sequence(recent, batch_first=True).to(self.device))
-        return embeddings.take_along_dim(last[:, None, None], dim=1)
+        recent = [row[-1 - LOOK_BACK:] for row in rows]
+        padded = [token_ids + [0] * (1 + LOOK_BACK - len(token_ids)) for token_ids in recent]
+        last = torch.tensor([[[len(token_ids) - 1]] for token_ids in recent], device=self.device)
+        embeddings = self.embed(torch.tensor(padded, device=self.device))  # (B, 1 + LOOK_BACK, D)
+        return embeddings.take_along_dim(last, dim=1)
 
     def make_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty one for ``forward``, of the weights' type."""

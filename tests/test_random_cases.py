@@ -41,6 +41,7 @@ def random_rows(rng: random.Random) -> tuple[list[list[int]], list[list[int]]]:
     return queries, responses
 
 
+@cache
 def parsed(notation: str) -> Placement:
     """By the default separators where they will do."""
     return Placement.parse(notation, *[SEPARATORS] * ("Equals" in notation))
