@@ -199,7 +199,7 @@ def test_a_tuning_that_diverges_is_named_and_has_no_line(tmp_path, monkeypatch, 
 # ----------------------------------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected a sum of Start_m, End_m"),
+    (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected Start_m, End_m, Comma_m"),
     (["--methods", "Start_2", "Middle_2"], "unknown placement 'Middle_2'"),
     (["--methods", "Comma_4:random"], "unknown placement 'Comma_4:random'"),
     (["--task", "division"], "choose from"),
