@@ -1,183 +1,78 @@
-"""Where the time goes, as ratios, each beside what it would ideally be.
+"""What latents cost in tuning and decoding, as ratios of times, each beside its ideal.
 
     python -m extras.benchmark
 
 The model is that of train.py, untrained: what it writes plays no part. Each time is the least of
-several runs. Start it on a quiet machine.
+several. Start it on a quiet machine.
 """
 
+import argparse
 from collections.abc import Callable
-from math import log
-import time
+from timeit import repeat
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from latent_tokens import (AugmentedRow, LatentTokens, Placement, generate, make_batch,
-                           response_logits, response_loss)
+from latent_tokens import LatentTokens, Placement, generate, response_loss
 from model import GPT
-from tasks import TASKS, draw_examples, encode, pretraining_batch, random_source
-from train import Muon, PretrainConfig, TuneConfig, make_optimizers
-
-GENERATION = TASKS["generation"]
+from tasks import TASKS, draw_examples, encode
+from train import Muon, PretrainConfig, TuneConfig, command, to_batch
 
 
-def least_time(function: Callable[[], object], runs: int = 5) -> float:
-    """Seconds of the fastest run, after one to warm up."""
-    function()
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def show(what: str, ratio: float, ideal: str, detail: str = "") -> None:
-    print(f"{what:44}{ratio:8.2f}   {ideal:22}{detail}")
-
-
-def matrix_rate() -> float:
-    """Floating-point operations a second of the machine's own matrix products, at our shapes."""
-    x, weights = torch.randn(1760, 128), torch.randn(128, 512)
-    return 2 * 1760 * 128 * 512 / least_time(lambda: [x @ weights for _ in range(10)]) * 10
-
-
-def pretraining(model: GPT, config: PretrainConfig) -> None:
-    """One step of 5 x 352 tokens against the bare matrix products in it."""
-    rows, length = config.long
-    token_ids, targets = pretraining_batch(GENERATION, random_source("bench", 0), 1.0, rows, length)
-    position_ids = torch.arange(length).expand(rows, length)
-    optimizers = make_optimizers(model, config)
-
-    def step() -> None:
-        logits = model(model.embed(token_ids), position_ids)
-        F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        model.zero_grad()
-
-    matrices = sum(each.numel() for each in model.blocks.parameters() if each.ndim == 2)
-    matrices += model.head.weight.numel()
-    attention = 2 * model.config.n_layer * length * model.config.n_embd  # q k^T and weights v
-    operations = 6 * rows * length * (matrices + attention)
-    rate, seconds = matrix_rate(), least_time(step)
-    show("pre-training step / matrix rate", operations / seconds / rate, "1",
-         f"{seconds * 1e3:.0f} ms, {rate / 1e9:.0f} GFLOP/s")
-
-
-def examples_of(count: int, lengths: range) -> tuple[list[list[int]], list[list[int]]]:
-    examples = draw_examples(GENERATION, lengths, "tune", 0, count)
-    return ([encode(example.query) for example in examples],
-            [encode(example.response) for example in examples])
+def compare(what: str, function: Callable, other: Callable, ideal: str) -> None:
+    seconds, others = (min(repeat(each, number=1)[1:]) for each in (function, other))  # one is warm
+    print(f"{what:42}{seconds / others:8.2f}   {ideal:20}{seconds * 1e3:8.1f} ms")
 
 
 def tuning(model: GPT, notation: str) -> None:
-    """A tuning step against one of all weights, and the share of insertion in it."""
+    """A step against one that tunes all weights, and insertion alone against the step."""
     latents = LatentTokens(Placement.parse(notation), model.config.n_embd)
-    queries, responses = examples_of(TuneConfig().batch_size, range(3, 4))
+    examples = draw_examples(TASKS["generation"], [3], "tune", 0, TuneConfig.batch_size)
 
     def step(trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        batch = make_batch(latents.placement, queries, responses)
-        response_loss(model, latents, batch).backward()
+        model.requires_grad_(trained is model)
+        response_loss(model, latents, to_batch(latents.placement, examples)).backward()
         optimizer.step()
         trained.zero_grad()
 
-    model.requires_grad_(True)
-    full = torch.optim.AdamW(model.parameters(), lr=1e-9)
-    all_weights = least_time(lambda: step(model, full))
-    model.requires_grad_(False)
-    muon = Muon(latents.parameters(), lr=1e-9)
-    seconds = least_time(lambda: step(latents, muon))
-    insertion = least_time(lambda: make_batch(latents.placement, queries, responses))
-    show(f"tuning step / all weights, {notation}", seconds / all_weights, "2/3 and a little",
-         f"{seconds * 1e3:.0f} ms")
-    show(f"insertion / tuning step, {notation}", insertion / seconds, "0")
+    full, muon = torch.optim.AdamW(model.parameters(), 1e-9), Muon(latents.parameters(), 1e-9)
+    compare(f"tuning step / all weights, {notation}", lambda: step(latents, muon),
+            lambda: step(model, full), "2/3 and a little")
+    compare(f"insertion / tuning step, {notation}", lambda: to_batch(latents.placement, examples),
+            lambda: step(latents, muon), "0")
 
 
-def padding() -> None:
-    """The share of padding in a batch of one length, and in one of mixed lengths."""
-    for what, lengths in (("one length", range(3, 4)), ("mixed lengths", range(1, 6))):
-        queries, responses = examples_of(TuneConfig().batch_size, lengths)
-        tokens = [len(query) + len(response) for query, response in zip(queries, responses)]
-        show(f"padding / batch, {what}", 1 - sum(tokens) / (max(tokens) * len(tokens)), "0")
-
-
-def decoding(model: GPT, notation: str, rows: int = 64, tokens: int = 216) -> None:
-    """With latents against without, beside the bare ratio of slots.
+def decoding(model: GPT, notation: str, ideal: str) -> None:
+    """32 x 216 tokens with latents, against as many without.
 
     An untrained model writes nothing but ``;``. So that is the comma here, and a reminder of eight
     characters after each makes items of nine, as in Generation.
     """
     comma, item = encode(";"), encode("44@47=83")
-    times, slots = [], []
-    for placement in (Placement(), Placement.parse(notation, separators={"Comma": comma})):
-        latents = LatentTokens(placement, model.config.n_embd)
-        times.append(least_time(lambda: generate(model, latents, [item] * rows, tokens,
-                                                 reminder=item, comma_ids=comma), 2))
-        row = AugmentedRow(placement, item)
-        for index in range(tokens):
-            row.append((comma + item)[index % 9])
-        slots.append(len(row.sources))
-    show(f"decoding / without latents, {notation}", times[1] / times[0],
-         f"{slots[1] / slots[0]:.2f} (slots)", f"{times[1]:.1f} s, {rows} x {tokens}")
+    without, latents = (LatentTokens(placement, model.config.n_embd) for placement in (
+        Placement(), Placement.parse(notation, separators={"Comma": comma})))
+    compare(f"decoding / without latents, {notation}",
+            lambda: generate(model, latents, [item] * 32, 216, None, item, comma),
+            lambda: generate(model, without, [item] * 32, 216, None, item, comma), ideal)
 
 
-def cache(model: GPT) -> None:
-    """One more token with a cache, and without; how the latter grows."""
-    latents, seconds = LatentTokens(Placement(), model.config.n_embd), {}
-    for length in (64, 128, 256):
-        query = [encode("44@47=83,")[i % 9] for i in range(length)]
-        one = least_time(lambda: generate(model, latents, [query], 1), 3)
-        many = least_time(lambda: generate(model, latents, [query], 33), 3)
-        cached = (many - one) / 32
-        seconds[length] = one
-        show(f"cached / uncached token after {length}", cached / one, "falls with length",
-             f"{cached * 1e3:.1f} against {one * 1e3:.1f} ms")
-    exponent = log(seconds[256] / seconds[64]) / log(4)
-    show("growth of an uncached token, exponent", exponent, "1 to 2")
-
-
-def batching(model: GPT) -> None:
-    """A batch of 32 against 32 rows one at a time."""
-    latents = LatentTokens(Placement.parse("Comma_4"), model.config.n_embd)
-    queries, responses = examples_of(32, range(5, 6))
-
-    def logits(rows: slice) -> Tensor:
-        return response_logits(model, latents,
-                               make_batch(latents.placement, queries[rows], responses[rows]))
-
-    together = least_time(lambda: logits(slice(None)))
-    apart = least_time(lambda: [logits(slice(row, row + 1)) for row in range(32)], 2)
-    show("one row at a time / batch of 32", apart / together, "above 1")
-
-
-def peak_memory() -> float:
-    """GB of this process, 0 where the system does not tell."""
-    try:
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-    except ImportError:
-        return 0.0
-
-
-def main() -> None:
+def measure(_: argparse.Namespace) -> None:
     torch.manual_seed(0)
-    config = PretrainConfig()
-    model = GPT(config.model)
+    model = GPT(PretrainConfig.model)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print(f"{'':44}{'ratio':>8}   ideal")
-    pretraining(model, config)
-    model.requires_grad_(False).eval()
+    print(f"{'':42}{'ratio':>8}   ideal")
     for notation in ("Start_4", "Comma_4"):
         tuning(model, notation)
-    padding()
-    for notation in ("Start_4", "8_2", "Comma_4"):
-        decoding(model, notation)
-    cache(model)
-    batching(model)
-    print(f"\npeak memory {peak_memory():.2f} GB")
+    for notation, slots in (("Start_4", "1.02"), ("8_2", "1.24"), ("Comma_4", "1.43")):
+        decoding(model, notation, f"{slots} (slots)")
+    none, query = LatentTokens(Placement(), model.config.n_embd), encode("44@47=83," * 28)
+    compare("33 tokens / one, cached, after 252", lambda: generate(model, none, [query], 33),
+            lambda: generate(model, none, [query], 1), "1 (no cache: 33)")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    command(measure, argparse.ArgumentParser(
+        prog="extras.benchmark", description=__doc__, usage=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter), arguments)
 
 
 if __name__ == "__main__":

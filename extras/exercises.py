@@ -9,15 +9,16 @@ docs/exercises.md has the exercises.
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-import importlib.util
-from itertools import zip_longest
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 import random
+import runpy
 from textwrap import indent
 import traceback
 
 from latent_tokens import AugmentedRow, Group, Placement, UserError, make_batch
-from train import one_line_exits
+from train import command
 
 BLANK = '''"""Write the bodies; python -m extras.exercises my.py compares them with ours."""
 
@@ -87,36 +88,33 @@ class Case:
     call: str
     ask: Callable[[Callable], list]  # calls the function
     right: list
-    headings: dict[str, list[str]]  # rows above the answers, a column for each of ``right``
+    headings: dict[str, list]  # rows above the answers, a column for each of ``right``
     picture: str = ""  # the augmented row, where the columns are not its slots
 
-    def answer(self, function: Callable) -> list | str:
-        """What the function returns, or why that is no list."""
+    def mistake(self, function: Callable) -> str:
+        """Call, row, both answers, and ^ under the first difference; "" if there is none."""
         try:
             answer = self.ask(function)
+            wrong = "" if isinstance(answer, list) else f"{answer!r}, which is not a list"
         except Exception as error:  # whatever a student's function raises is its answer
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            return (f"{type(error).__name__}: {error} "
-                    f"(line {frame.lineno} of {Path(frame.filename).name})")
-        return answer if isinstance(answer, list) else f"{answer!r}, which is not a list"
-
-    def drawn(self, answer: list | str) -> str:
-        """Call, row, both answers, and ^ under the first difference."""
-        right = list(map(str, self.right))
-        if isinstance(answer, str):
-            rows = table(self.headings | {"right": right}) + f"\nyours     {answer}"
+            wrong = (f"{type(error).__name__}: {error} "
+                     f"(line {frame.lineno} of {Path(frame.filename).name})")
+        if wrong:
+            rows = table(self.headings | {"right": self.right}) + f"\nyours     {wrong}"
+        elif answer == self.right:
+            return ""
         else:
-            pairs = enumerate(zip_longest(answer, self.right, fillvalue=""))
-            first = next(i for i, (one, other) in pairs if one != other)
-            rows = table(self.headings | {"yours": list(map(str, answer)), "right": right,
-                                          "": [""] * first + ["^"]})
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(answer, self.right))
+            rows = table(self.headings | {"yours": answer, "right": self.right,
+                                          "": [""] * len(list(same)) + ["^"]})
         return "\n\n".join(filter(None, [self.call, self.picture, rows]))
 
 
-def table(rows: dict[str, list[str]]) -> str:
+def table(rows: dict[str, list]) -> str:
     """Named rows of cells, one below the other."""
-    width = 2 + max(len(cell) for row in rows.values() for cell in row)
-    return "\n".join((name.ljust(9) + "".join(cell.center(width) for cell in row)).rstrip()
+    width = 2 + max(len(str(cell)) for row in rows.values() for cell in row)
+    return "\n".join((name.ljust(9) + "".join(str(cell).center(width) for cell in row)).rstrip()
                      for name, row in rows.items())
 
 
@@ -126,20 +124,17 @@ def cases(rng: random.Random) -> dict[str, Case]:
     row, reads = random_row(rng, notation)
     is_latent = [source < row.placement.total for source in row.sources]
     query_slots = reads[0] + 1  # the first response token is read off the last of them
-    slots = {"slot": list(map(str, range(len(is_latent)))), "input": slot_names(row)}
+    slots = {"slot": list(range(len(is_latent))), "input": slot_names(row)}
     divided = {name: [*cells[:query_slots], "|", *cells[query_slots:]]
                for name, cells in slots.items()}
-    response = list(map(str, row.token_ids[row.query_length:]))
-
     commas, _ = random_row(rng, f"Comma_{rng.randint(1, 3)}")
     token_ids, m = commas.token_ids, commas.placement.total
     k, last = rng.randint(1, 4), rng.randint(0, 9)
-    every_k = Group((str(k),), 1)
+    every_k, ts = Group((str(k),), 1), list(range(last + 1))
     return {
         "stands_before": Case(
-            f"stands_before({k}, t)", lambda f: [f(k, t) for t in range(last + 1)],
-            [every_k.stands_before(t, None, 99) for t in range(last + 1)],
-            {"t": list(map(str, range(last + 1)))}),
+            f"stands_before({k}, t)", lambda f: [f(k, t) for t in ts],
+            [every_k.stands_before(t, None, 99) for t in ts], {"t": ts}),
         "position_ids": Case(
             f"position_ids({is_latent})", lambda f: f(is_latent[:]), row.position_ids, slots),
         "sources": Case(
@@ -147,40 +142,35 @@ def cases(rng: random.Random) -> dict[str, Case]:
             commas.sources, {"input": slot_names(commas)}),
         "read_slots": Case(
             f"read_slots({is_latent}, query_slots={query_slots})",
-            lambda f: f(is_latent[:], query_slots), reads, {"predicts": response},
-            table(divided)),
+            lambda f: f(is_latent[:], query_slots), reads,
+            {"predicts": row.token_ids[row.query_length:]}, table(divided)),
     }
 
 
-def first_mistake(name: str, function: Callable, rows: int = 300) -> str:
-    """What a function gets wrong, drawn on the shortest such row; "" if it is right on all."""
+@cache
+def questions() -> list[dict[str, Case]]:
     rng = random.Random(0)
-    drawn = [cases(rng)[name] for _ in range(rows)]
-    for case in sorted(drawn, key=lambda case: len(case.call) + len(case.right)):
-        answer = case.answer(function)
-        if answer != case.right:
-            return case.drawn(answer)
-    return ""
+    return [cases(rng) for _ in range(300)]
 
 
-def load(path: Path):
-    """A student's file as a module. Raises UserError if it cannot be run."""
-    spec = importlib.util.spec_from_file_location("my", path)
-    if spec is None or not path.is_file():
-        raise UserError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+def first_mistake(name: str, function: Callable) -> str:
+    """What a function gets wrong, drawn on the shortest such row; "" if it is right on all."""
+    asked = sorted((each[name] for each in questions()),
+                   key=lambda case: len(case.call) + len(case.right))
+    return next(filter(None, (case.mistake(function) for case in asked)), "")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Say of each function in a student's file if it is right, and draw its first mistake."""
+    if args.blank or not args.file:
+        print(BLANK, end="")
+        return
     try:
-        spec.loader.exec_module(module)
+        functions = runpy.run_path(args.file)
     except Exception as error:  # a file of a student's may raise anything
-        raise UserError(f"{path} cannot be run: {error!r}") from error
-    return module
-
-
-def compare(module) -> None:
-    """Say of each function in a student's module if it is right, and draw its first mistake."""
-    for name in cases(random.Random(0)):
-        function = getattr(module, name, None)
-        mistake = first_mistake(name, function) if function else "not there"
+        raise UserError(f"{args.file} cannot be run: {error!r}") from error
+    for name in questions()[0]:
+        mistake = first_mistake(name, functions[name]) if name in functions else "not there"
         print(f"{name}: {'wrong' if mistake else 'right on 300 rows'}")
         if mistake:
             print(f"\n{indent(mistake, '    ')}\n")
@@ -190,14 +180,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="extras.exercises", description=__doc__,
                                      usage=argparse.SUPPRESS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("file", nargs="?")
     parser.add_argument("--blank", action="store_true", help="print the empty functions")
-    args = parser.parse_args(arguments)
-    if args.blank or not args.file:
-        print(BLANK, end="")
-        return
-    with one_line_exits(parser):
-        compare(load(args.file))
+    command(compare, parser, arguments)
 
 
 if __name__ == "__main__":

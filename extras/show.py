@@ -10,19 +10,16 @@ Without --prompt: the first query of the test. What is wider than the terminal g
 """
 
 import argparse
-from pathlib import Path
 import shutil
 
-from extras.controls import load_frozen, open_run
-from latent_tokens import LatentTokens, Placement, UserError, generate, make_batch
-from tasks import ALPHABET, END, TASKS, TOKEN_ID, Task, decode, draw_examples, encode
-from train import Method, Run
+from extras.runs import Run, make_parser
+from latent_tokens import Placement, UserError, generate, make_batch
+from tasks import ALPHABET, END, TOKEN_ID, decode, draw_examples, encode
+from train import command
 
 MARGIN = 13  # columns of text left of the first slot
 GAP = 6  # and between query and response
 
-
-# ------------------------------------------------------------------------------------- the picture
 
 def latent_names(placement: Placement) -> list[str]:
     """The M names, in the order of the vectors."""
@@ -74,61 +71,29 @@ def block(rows: dict[str, list[str]], query_slots: int, cell: int) -> str:
     return "\n".join((name.ljust(MARGIN) + line).rstrip() for name, line in lines.items())
 
 
-# ------------------------------------------------------------------------------------- the command
-
-def check(args: argparse.Namespace) -> None:
-    """Raises UserError on a prompt or a number of tokens that cannot be decoded."""
-    if args.tokens < 1:
-        raise UserError("--tokens must be positive")
-    if args.prompt == "":
-        raise UserError("--prompt is empty: it needs at least one character")
-    for character in args.prompt or "":
-        if character not in TOKEN_ID:
-            raise UserError(f"--prompt has the character {character!r}, which is not in the "
-                            f"alphabet {ALPHABET}")
-
-
-def load_latents(run: Run, task: Task, method: Method, base: int, seed: int,
-                 n_embd: int) -> LatentTokens:
-    """The latents that a run has tuned. Raises UserError if it has not, and says how to."""
-    path = run.latents_path(task, method, base, seed)
-    if not path.exists():
-        raise UserError(f"there is no {path}: tune these latents with python train.py --task "
-                        f"{task.name} --methods {method} --bases {base} "
-                        f"--seeds {seed + 1} --out {run.path.parent}")
-    return LatentTokens.load(path, n_embd)
-
-
 def show(args: argparse.Namespace) -> None:
     """Load, decode, print."""
-    check(args)
-    task, method = TASKS[args.task], Method(Placement.parse(args.method))
-    run = open_run(args.folder)
-    base = load_frozen(args.folder / f"{task.name}-base{args.base}.pt")
-    latents = load_latents(run, task, method, args.base, args.seed, base.config.n_embd)
+    if args.tokens < 1 or args.prompt == "":
+        raise UserError("--tokens must be positive, and --prompt must not be empty")
+    unknown = sorted(set(args.prompt or "") - TOKEN_ID.keys())
+    if unknown:
+        raise UserError(f"--prompt has {unknown[0]!r}, which is not in the alphabet {ALPHABET}")
+    placement, run = Placement.parse(args.method), Run.open(args)
+    latents = run.latents(placement, args.seed)
     query = args.prompt
     if query is None:
-        query = draw_examples(task, task.test_lengths[:1], "test", args.seed, 1)[0].query
-    response = decode(generate(base, latents, [encode(query)], args.tokens, TOKEN_ID[END])[0])
-    print(f"{method} on {query} writes {response}\n")
-    print(diagram(latents.placement, query, response, shutil.get_terminal_size((100, 24)).columns))
+        query = draw_examples(run.task, run.task.test_lengths[:1], "test", args.seed, 1)[0].query
+    response = decode(generate(run.base, latents, [encode(query)], args.tokens, TOKEN_ID[END])[0])
+    print(f"{placement} on {query} writes {response}\n")
+    print(diagram(placement, query, response, shutil.get_terminal_size((100, 24)).columns))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="extras.show", description=__doc__,
-                                     usage=argparse.SUPPRESS,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/default"))
+    parser = make_parser("show", __doc__)
     parser.add_argument("--method", required=True, metavar="M", help="a placement, as Comma_4")
     parser.add_argument("--prompt", metavar="TEXT", help="default: the first query of the test")
-    parser.add_argument("--task", default="generation", choices=TASKS)
-    parser.add_argument("--base", type=int, default=0, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of tuning and test")
     parser.add_argument("--tokens", type=int, default=20, metavar="N", help="at most; default: 20")
-    try:
-        show(parser.parse_args(arguments))
-    except UserError as error:
-        parser.error(str(error))
+    command(show, parser, arguments)
 
 
 if __name__ == "__main__":

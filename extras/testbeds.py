@@ -3,30 +3,35 @@
     python -m extras.testbeds --task generation-0.1 --bases 100 101 102 --out runs/dial
     python -m extras.testbeds --task retrieval --bases 100 101 --out runs/retrieval
 
-``generation-P`` is Generation with rules restated before an equation with probability P in place of
-0.5: the dial. With 0 a document states its rule at the start alone. Where rules are often restated,
-an early statement is worth little, so that it fades; where they are not, it must last.
+``generation-P``, the dial, is Generation with rules restated before an equation with probability P
+(0, 0.05, 0.1, 0.2 or 0.4) in place of 0.5. Where rules are often restated, an early statement is
+worth little, so that it fades; where they are not, it must last.
 
-``retrieval`` is Summation with one rule and lists of at most 12 in its text. So there is nothing to
-be reminded of, and tests of 13-26 variables ask whether latents help to *find* a variable where the
-base itself gets unreliable.
+``retrieval`` is Summation with one rule and lists of at most 12 in its text: nothing to be reminded
+of. Do latents help to *find* one of 13-26 variables, where the base itself gets unreliable?
 
-The bases of a variant are pre-trained for equally many steps, and tuned also where they lack a
-skill. All options are those of train.py.
+The bases of a variant are tuned also where they lack a skill. All options are those of train.py.
 """
 
 import random
 
-from tasks import TASKS, Generation, Summation
+from tasks import TASKS, Claim, Generation, Summation
 import train
 
-DIAL = (0, 0.05, 0.1, 0.2, 0.4)
+
+class Dial(Generation):
+    claim = Claim(("Comma_4",), ("Start_4",))
+    pretraining = Generation.pretraining | {"needed_skill": 0.0}
+
+    def __init__(self, restated: float):
+        self.name, self.restated = f"generation-{restated:g}", restated
 
 
 class Retrieval(Summation):
     """``a=3,k=7,f=1?ak>a=3@k=7>10,k=7,fk>f=1@k=7>08;``"""
 
     name, plain_rule, rules = "retrieval", "+", ("+",)
+    pretraining = Summation.pretraining | {"needed_skill": 0.0}
 
     def header(self, rule: str) -> str:
         """Nothing to say: the references are all the base itself."""
@@ -41,21 +46,11 @@ class Retrieval(Summation):
         return f"{','.join(items)}?{','.join(questions)};"
 
 
-def register() -> None:
-    """Add the variants to the tables of tasks.py and train.py."""
-    for probability in DIAL:
-        task = Generation()
-        task.name, task.restated = f"generation-{probability:g}", probability
-        TASKS[task.name] = task
-        train.PRETRAINING[task.name] = train.PRETRAINING["generation"] | {"needed_skill": 0.0}
-        train.METHODS[task.name] = ["Start_4", "Comma_4"]
-    TASKS["retrieval"] = Retrieval()
-    train.PRETRAINING["retrieval"] = train.PRETRAINING["summation"] | {"needed_skill": 0.0}
-    train.METHODS["retrieval"] = ["Start_2", "End_2", "Comma_2", "8_2"]
+VARIANTS = (*map(Dial, (0, 0.05, 0.1, 0.2, 0.4)), Retrieval())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    register()
+    TASKS.update({task.name: task for task in VARIANTS})
     train.main(arguments)
 
 

@@ -13,19 +13,11 @@ EXAMPLE = Example("44@47=83,", "47@83=34,83@34=21,")
     ("47@83=34,93@34=21,", "first mistake: character 10\n    47@83=34,\n    93@34=21,\n    ^"),
     ("47@", "first mistake: character 4\n    47@\n       ^"),
     ("47@83=34,", "first mistake: character 10\n    47@83=34,\n    \n    ^")])
-def test_the_first_mistake_is_marked(text, expected):
-    """Bug caught: a mark off by one, in the wrong line, or missing where an answer is cut short."""
+def test_the_mark_stands_under_the_first_mistake_even_of_an_answer_cut_short(text, expected):
     assert answers.marked(EXAMPLE, text, width=9) == expected
 
 
-def test_answers_of_a_run(finished, capsys):
-    """Bug caught: another example than asked for, or latents of another method."""
-    answers.main([str(finished), "--methods", "Start_2", "--examples", "2"])
-    assert capsys.readouterr().out.count("Start_2 on ") == 2
-
-
-def test_latents_that_are_not_there_are_named(finished, capsys):
-    """Bug caught: a traceback for a method that was not tuned."""
-    with pytest.raises(SystemExit):
-        answers.main([str(finished), "--methods", "Comma_4"])
-    assert "generation-base0-Comma_4-seed0.pt: tune these latents" in capsys.readouterr().err
+def test_a_method_named_twice_answers_once_on_each_example(finished, capsys):
+    answers.main([str(finished), "--methods", "Start_1+Comma_1", "Comma_1+Start_1",
+                  "--examples", "2"])
+    assert capsys.readouterr().out.count("Start_1+Comma_1 on ") == 2

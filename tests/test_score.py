@@ -4,65 +4,53 @@ import pytest
 import torch
 
 from extras import score
+from extras.runs import Run, place
 from latent_tokens import LatentTokens, Placement, UserError
+from tasks import TASKS
+from tests.command_line import refused
 import train
 
-pytestmark = pytest.mark.usefixtures("tiny")
+
+@pytest.mark.parametrize("notation", ["Start_3", "Comma_2", "End_1+Comma_1", "40_3"])
+def test_vectors_keep_their_values_and_order(notation):
+    vectors = torch.randn(3, 8)
+    placed = place(vectors, Placement.parse(notation))
+    assert str(placed.placement) == notation
+    assert torch.equal(placed.vectors, vectors[:placed.placement.total])
 
 
-@pytest.fixture
-def folder(tmp_path):
-    train.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--methods", "Comma_2"])
-    return tmp_path
+def test_missing_vectors_are_not_zeros():
+    with pytest.raises(UserError, match="Comma_3 needs 3 vectors, not 2"):
+        place(torch.randn(2, 8), Placement.parse("Comma_3"))
 
 
-def latents(notation: str) -> LatentTokens:
-    made = LatentTokens(Placement.parse(notation), 8)
-    torch.nn.init.normal_(made.vectors)
-    return made
-
-
-def test_vectors_keep_their_values_and_order():
-    """Bug caught: vectors of another group, or of a fresh initialization, scored as moved ones."""
-    tuned = latents("Comma_3")
-    for notation, count in (("Start_3", 3), ("Comma_2", 2), ("End_1+Comma_1", 2), ("40_3", 3)):
-        placed = score.place(tuned, notation)
-        assert str(placed.placement) == notation
-        assert torch.equal(placed.vectors, tuned.vectors[:count])
-
-
-def test_more_vectors_than_there_are():
-    """Bug caught: vectors of zero, scored in silence."""
-    with pytest.raises(UserError, match="Comma_3 needs 3 vectors, Start_2 has 2"):
-        score.place(latents("Start_2"), "Comma_3")
-
-
-def test_a_line_for_each_name_and_nothing_saved(folder, capsys):
-    """Bug caught: a name that is left out, or rows that join those of the run."""
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    capsys.readouterr()
-    names = ["Comma_2", "Comma_2:Start_2", "Comma_2:random", "Comma_2:shuffled"]
-    score.main([*names, "--tune", "End_1", "--folder", str(folder)])
+def test_a_line_for_each_name_and_nothing_saved(finished, capsys):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    names = ["Comma_1", "Start_2:End_1", "Comma_1:random", "Start_2:shuffled",
+             "Start_1+Comma_1:removed"]
+    score.main([*names, "--tune", "End_1", "--folder", str(finished)])
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:24].strip() for line in lines] == [
-        "accuracy", "base", *names, "End_1, tuned now"]
-    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert [line[:24].strip() for line in lines] == ["accuracy", "base", *names, "End_1, tuned now"]
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 
-def test_the_three_accuracies(model, monkeypatch):
-    """Bug caught: lengths of another split. Answers stop after three equations of five."""
-    monkeypatch.setattr(score, "answers", lambda model, latents, task, method, examples: [
-        example.response[:3 * len("44@47=83,")] for example in examples])
-    assert score.score(model, latents("Comma_1"), seed=0) == pytest.approx([1, 1 / 3, 0])
+@pytest.mark.parametrize("name, items, expected", [
+    ("generation", 3, [1, 1 / 3, 0]), ("repetition", 4, [1, 0, 0])])  # accuracy, exact
+def test_means_are_of_the_tasks_metric_and_splits(name, items, expected, model, tiny, monkeypatch):
+    """Longer answers than of these many items are cut off."""
+    def cut(text: str) -> str:
+        parts = text.split(",")
+        return text if len(parts) <= items else ",".join(parts[:items]) + ","
+
+    monkeypatch.setattr(train, "answers", lambda base, latents, task, method, examples: [
+        cut(example.response) for example in examples])
+    run, none = Run(None, [], TASKS[name], 0, model), LatentTokens(Placement(), 16)
+    assert list(score.score(run, none, seed=0).values()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name, expected", [
-    ("Start_2", "tune these latents with python train.py"), ("Comma_2:Comma_3", "needs 3 vectors"),
-    ("Comma_2:removed", "unknown placement 'removed'"), ("base", "unknown placement 'base'")])
-def test_mistakes_are_one_line(name, expected, folder, capsys):
-    """Bug caught: a traceback, or a line for something else than was asked for."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        score.main([name, "--folder", str(folder)])
-    error = capsys.readouterr().err
-    assert expected in error and error.count("\n") == 1
+    ("Start_3", "make one with python train.py"), ("Comma_1:Comma_3", "Comma_3 needs 3 vectors"),
+    ("Comma_1:removed", "Comma_1:removed is no control"), ("base", "unknown placement 'base'"),
+    ("Comma_1:shufled", "unknown placement 'shufled'")])
+def test_mistakes_are_one_line(name, expected, finished, capsys):
+    assert expected in refused(capsys, score, name, "--folder", finished)

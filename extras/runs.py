@@ -1,0 +1,189 @@
+"""A run of train.py as the commands here see it: one base in its folder, and the results on it.
+
+A result belongs to a base and a task only if it has the checksums of both, and a file of latents to
+a result only if it has the checksum in that. So what is shown is never of another experiment.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+import shlex
+import time
+
+import torch
+import torch.nn.functional as F
+
+from latent_tokens import LatentTokens, Placement, UserError
+from model import GPT
+from tasks import TASKS, Task
+import train
+from train import (KEY, REFERENCES, RESULTS, NoResult, TuneConfig, append_result, key, new_row,
+                   read_results, split_means, test, tune, weights_checksum)
+
+
+def make_parser(command: str, description: str, folder: str = "folder") -> argparse.ArgumentParser:
+    """What these commands have in common: which base of which run."""
+    parser = argparse.ArgumentParser(prog=f"extras.{command}", usage=argparse.SUPPRESS,
+                                     description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(folder, type=Path, nargs="?" if folder == "folder" else None, default=Path("runs/default"))
+    add("--task", default="generation", choices=TASKS)
+    add("--base", type=int, default=0, metavar="N", help="the seed of its pre-training")
+    add("--seed", type=int, default=0, metavar="N", help="of tuning and test")
+    return parser
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    rows: list[dict]  # all results in the folder
+    task: Task
+    number: int  # of the base: the seed of its pre-training
+    base: GPT
+
+    @classmethod
+    def open(cls, args: argparse.Namespace) -> "Run":
+        """Raises UserError where train.py has not made such a base."""
+        task, rows = TASKS[args.task], read_results(args.folder / RESULTS)
+        path = args.folder / f"{task.name}-base{args.base}.pt"
+        if not path.exists():
+            raise UserError(f"there is no {path}: make it with "
+                            f"{train_command(args.folder, rows, task, args.base)}")
+        try:
+            return cls(args.folder, rows, task, args.base, GPT.load(path))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def new_row(self, method: str, seed: int, config: TuneConfig) -> dict:
+        return new_row(self.task, self.number, self.base, method, seed, config)
+
+    def row(self, method: str, seed: int) -> dict:
+        """The newest result of a method, whatever its tuning settings. Raises UserError if there is
+        none, and says how to make it."""
+        asked, names = self.new_row(method, seed, TuneConfig()), set(KEY) - {"tuning"}
+        for row in reversed(self.rows):
+            if (all(row[name] == asked[name] for name in names)
+                    and row["tuning"].keys() == asked["tuning"].keys()):  # of this version
+                return row
+        command = train_command(self.folder, self.rows, self.task, self.number, method, seed)
+        raise UserError(f"{self.folder / RESULTS} has no result of {method}, seed {seed}, on this "
+                        f"{self.task.name}-base{self.number}.pt: make one with {command}")
+
+    def tuning(self, seed: int, method: str = "base") -> TuneConfig:
+        """The tuning settings of a result; by default those of train.py's last command."""
+        saved = self.row(method, seed)["tuning"]
+        return TuneConfig(**saved | {"trials": tuple(map(tuple, saved["trials"]))})
+
+    def latents(self, placement: Placement, seed: int) -> LatentTokens:
+        """The tuned latents of a result: from their file or, if that does not hold them, anew."""
+        row = self.row(str(placement), seed)
+        path = self.folder / row["latents"]
+        try:
+            latents = LatentTokens.load(path, self.base.config.n_embd)
+        except UserError:  # lost or damaged
+            latents = LatentTokens(Placement(), self.base.config.n_embd)
+        if (latents.placement, weights_checksum(latents)) != (placement, row["vectors_checksum"]):
+            print(f"{path} does not hold the latents of this result: they are tuned anew")
+            config = self.tuning(seed, str(placement))
+            latents, _ = tune(self.base, self.task, placement, seed, config)
+            path.parent.mkdir(exist_ok=True)
+            latents.save(path)
+        return latents
+
+    def test(self, latents: LatentTokens, name: str, seed: int, config: TuneConfig) -> dict:
+        """What latents give on the base, for a row of this name."""
+        return {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
+                **test(self.base, latents, self.task, name, seed, config)}
+
+    def is_finished(self, row: dict) -> bool:
+        return key(row) in map(key, self.rows)
+
+    def add(self, name: str, seed: int, config: TuneConfig, measure: Callable[[], dict]) -> None:
+        """Append a result, unless it is there: what ``measure`` returns, as a row of this name."""
+        row, started = self.new_row(name, seed, config), time.perf_counter()
+        if self.is_finished(row):
+            return
+        row |= {"trained": 0, "trials": [], "vectors_checksum": 0} | measure()
+        row["seconds"] = round(time.perf_counter() - started, 1)
+        append_result(self.folder / RESULTS, row)
+        self.rows.append(row)
+        means = split_means(row, self.task.claim.metric).values()
+        print("{task}, base {base}, {method}, seed {seed}, {seconds:.0f} s:".format(**row),
+              *(f"{mean:.2f}" for mean in means))
+
+
+def train_command(folder: Path, rows: list[dict], task: Task, number: int, method: str = "base",
+                  seed: int = 0) -> str:
+    """What makes a base or result that is missing, with the budget of those that are there."""
+    tuning = rows[-1]["tuning"] if rows else {"steps": TuneConfig.steps}
+    words = ["python train.py --task", task.name, "--bases", number, "--seeds", seed + 1,
+             "--out", shlex.quote(folder.as_posix())]
+    words += [] if method in REFERENCES else ["--methods", method]
+    if train.FAST_TUNE.items() <= tuning.items():
+        words.append("--fast")
+    elif tuning["steps"] != TuneConfig.steps:
+        words += ["--steps", tuning["steps"]]
+    return " ".join(map(str, words))
+
+
+def do_all(jobs: Iterable[Callable[[], None]]) -> None:
+    """A job without a result does not stop the others; it is named at the end."""
+    failures = []
+    for job in jobs:
+        try:
+            job()
+        except NoResult as failure:
+            failures.append(str(failure))
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+CHANGES = ("random", "shuffled", "removed")
+
+
+@dataclass(frozen=True)
+class Control:
+    """Tuned latents that are changed (extras/controls.py says how). What is no control of its
+    placement cannot be built: UserError."""
+
+    placement: Placement
+    change: str
+
+    def __post_init__(self):
+        if self.change not in CHANGES:
+            raise UserError(f"unknown change {self.change!r}: choose from {', '.join(CHANGES)}")
+        vectors, groups = self.placement.total, len(self.placement.groups)
+        if not {"random": vectors > 0, "shuffled": vectors > 1, "removed": groups > 1}[self.change]:
+            raise UserError(f"{self} is no control: shuffled needs two vectors, removed two groups")
+
+    @classmethod
+    def parse(cls, name: str) -> "Control":
+        placement, _, change = name.partition(":")
+        return cls(Placement.parse(placement), change)
+
+    def __str__(self) -> str:
+        return f"{self.placement}:{self.change}"
+
+    def of(self, latents: LatentTokens, seed: int) -> LatentTokens:
+        """What becomes of the tuned latents of this placement."""
+        placement, vectors = self.placement, latents.vectors.detach()
+        if self.change == "removed":
+            placement = replace(placement, groups=placement.groups[:-1])
+        elif self.change == "shuffled":
+            vectors = vectors.roll(1, dims=0)
+        else:
+            generator = torch.Generator().manual_seed(seed + 1_000_000)  # not of initial values
+            noise = torch.randn(vectors.shape, generator=generator)
+            vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
+        return place(vectors, placement)
+
+
+def place(vectors: torch.Tensor, placement: Placement) -> LatentTokens:
+    """The first of these vectors, (M, D), as latents. Raises UserError if they are too few."""
+    if placement.total > len(vectors):
+        raise UserError(f"{placement} needs {placement.total} vectors, not {len(vectors)}")
+    latents = LatentTokens(placement, vectors.shape[1])
+    latents.vectors.data.copy_(vectors[:placement.total])
+    return latents

@@ -1,0 +1,285 @@
+"""Commands that read a run or add to it: a result is only taken for what it is."""
+
+from dataclasses import replace
+import random
+import shlex
+
+import pytest
+import torch
+
+from extras import answers, controls, optimizers, score, show, testbeds
+from extras.runs import Control, Run, make_parser
+import latent_tokens
+from latent_tokens import LatentTokens, Placement, UserError
+from tasks import TASKS, TOKEN_ID, Example, Score, Task
+from tests.command_line import refused
+import train
+from train import RESULTS, TuneConfig, key, read_results, weights_checksum
+
+pytestmark = pytest.mark.usefixtures("tiny")
+LATENTS = "latents/generation-base0-Start_2-seed0.pt"
+START_2 = Placement.parse("Start_2")
+
+
+def run_train(out, *arguments: str) -> None:
+    train.main(["--fast", "--device", "cpu", "--out", str(out), *arguments])
+
+
+def open_run(folder) -> Run:
+    return Run.open(make_parser("test", "").parse_args([str(folder)]))
+
+
+def rows_in(folder) -> dict[str, dict]:
+    """The results by method; none may be there twice."""
+    rows = read_results(folder / RESULTS)
+    assert len({key(row) for row in rows}) == len(rows)
+    return {row["method"]: row for row in rows}
+
+
+def spoil(path, change) -> None:
+    """Change a file that torch.save has written."""
+    saved = torch.load(path, weights_only=True)
+    change(saved)
+    torch.save(saved, path)
+
+
+# ------------------------------------------------------------------------ latents and their results
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.unlink(), lambda path: path.write_text("damaged"),
+    lambda path: path.write_bytes((path.parent / "generation-base0-Comma_1-seed0.pt").read_bytes()),
+    lambda path: spoil(path, lambda saved: saved["vectors"].mul_(2)),
+    lambda path: spoil(path, lambda saved: saved.update(placement="End_2"))])
+def test_lost_or_foreign_latents_are_tuned_anew_and_saved_with_a_word(damage, finished, capsys):
+    damage(finished / LATENTS)
+    for said in (True, False):
+        latents = open_run(finished).latents(START_2, 0)
+        assert weights_checksum(latents) == rows_in(finished)["Start_2"]["vectors_checksum"]
+        assert latents.placement == START_2
+        assert ("they are tuned anew" in capsys.readouterr().out) == said
+
+
+def test_latents_are_tuned_anew_with_the_settings_of_the_newest_result(finished, monkeypatch):
+    monkeypatch.setitem(train.FAST_TUNE, "trials", ((0.5, 0.1),))
+    run_train(finished, "--methods", "Start_2")
+    latents = LatentTokens.load(finished / LATENTS, 16)
+    (finished / LATENTS).unlink()
+    assert torch.equal(latents.vectors, open_run(finished).latents(START_2, 0).vectors)
+
+
+def test_another_base_or_task_of_the_same_name_has_no_results(finished, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(TASKS["generation"], "target_rule", "++9", raising=False)
+        assert "no result of Start_2" in refused(capsys, show, finished, "--method", "Start_2")
+    spoil(finished / "generation-base0.pt",
+          lambda saved: saved["weights"]["head.weight"].add_(1e-3))
+    assert "no result of Start_2" in refused(capsys, show, finished, "--method", "Start_2")
+    assert "no result of base" in refused(capsys, controls, finished)
+
+
+@pytest.mark.parametrize("arguments, commands", [
+    (["--seed", "1"], 1), (["--base", "1"], 2), (["--task", "summation"], 1),
+    (["--method", "End_1"], 1)])
+def test_the_command_that_an_error_names_makes_what_is_missing(arguments, commands, finished,
+                                                               capsys):
+    """The base, where that is missing, and then the latents."""
+    folder = finished.rename(finished.with_name("with spaces"))
+    for _ in range(commands):
+        error = refused(capsys, show, folder, "--method", "Start_2", *arguments)
+        train.main(shlex.split(error.split("python train.py ")[1]))
+    show.main([str(folder), "--method", "Start_2", *arguments])
+
+
+def test_that_command_has_the_budget_of_the_run(finished, capsys):
+    row = rows_in(finished)["base"]
+    row["tuning"] |= {"steps": 7, "batch_size": 16}
+    train.append_result(finished / RESULTS, row)
+    error = refused(capsys, show, finished, "--method", "End_1")
+    assert "--steps 7" in error and "--fast" not in error
+
+
+def test_a_mistyped_folder_is_not_made_and_a_damaged_base_is_named(tmp_path, capsys):
+    for command in (answers, controls, optimizers):
+        assert "there is no" in refused(capsys, command, tmp_path / "typo")
+    (tmp_path / "generation-base0.pt").write_text("damaged")
+    assert "is not a readable base" in refused(capsys, controls, tmp_path)
+    assert not (tmp_path / "typo").exists()
+
+
+# ------------------------------------------------------------------------ controls
+
+@pytest.mark.parametrize("name", [
+    "reminders:random", "full:shuffled", "base:removed", "Comma_4:removed", "Comma_1:shuffled",
+    "Comma_4:turned", "Comma_4:", "base", "instruction", "Comma_4:AdamW-0.3"])
+def test_a_control_that_does_not_fit_is_refused_before_the_work(name, finished, capsys):
+    before = (finished / RESULTS).read_bytes()
+    refused(capsys, controls, finished, "--rows", "Start_1", name)
+    assert (finished / RESULTS).read_bytes() == before
+    with pytest.raises(UserError):
+        Control.parse(name)
+
+
+def test_what_is_shuffled_removed_and_random():
+    latents = LatentTokens(Placement.parse("Start_1+Comma_2"), 4)
+    latents.initialize(torch.randn(9, 4), torch.Generator().manual_seed(0))
+    random_, shuffled, removed = (Control.parse(f"Comma_2+Start_1:{change}").of(latents, seed=0)
+                                  for change in ("random", "shuffled", "removed"))
+    assert torch.equal(shuffled.vectors, latents.vectors[[2, 0, 1]])
+    assert torch.equal(removed.vectors, latents.vectors[:1])
+    assert [str(each.placement) for each in (shuffled, removed)] == ["Start_1+Comma_2", "Start_1"]
+    torch.testing.assert_close(random_.vectors.norm(dim=1), latents.vectors.norm(dim=1))
+    for other in (latents.vectors, torch.randn(3, 4, generator=torch.Generator().manual_seed(0))):
+        assert (torch.cosine_similarity(random_.vectors, other) < 0.99).all()
+
+
+@pytest.mark.parametrize("name, tuned, tested, changes", [
+    ("generation", 12, 24, ["random", "shuffled"]),  # 2 and 5 equations here
+    ("repetition", 8, 14, ["random", "shuffled", "removed"]),
+    ("summation", 22, 38, ["random", "shuffled"])])
+def test_controls_insert_as_many_latents_as_the_proposed_placement(name, tuned, tested, changes):
+    task, proposed = TASKS[name], TASKS[name].claim.proposed[0]
+    assert controls.default_rows(task) == [
+        *task.methods, f"{proposed}-own", f"Start_{tuned}", f"End_{tuned}", f"Start_{tested}",
+        f"End_{tested}", *(f"{proposed}:{change}" for change in changes), "full"]
+
+
+def test_results_of_controls_join_the_run_once_and_say_what_they_are(finished, monkeypatch):
+    rules = controls.other_rules(TASKS["generation"])[:2]
+    monkeypatch.setattr(controls, "other_rules", lambda task: rules)
+    names = ["Comma_1-own", "Start_1+Comma_1:removed", "Start_2:random", "full"]
+    for _ in range(2):
+        controls.main([str(finished), "--rows", "Comma_1+Start_1", *names,
+                       "Comma_1+Start_1:removed"])
+    rows = rows_in(finished)
+    names += [f"{method}, other rules, {when} full" for method in ("instruction", "reminders")
+              for when in ("before", "after")]
+    size = sum(weights.numel() for weights in open_run(finished).base.parameters())
+    assert list(rows)[6:] == names
+    assert [rows[name]["trained"] for name in names] == [16, 16, 0, size, 0, size, 0, size]
+    assert [trial["lr"] for trial in rows["full"]["trials"]] == [1e-4, 3e-4, 1e-3]
+    settings = [rows[name]["tuning"] for name in names]
+    assert settings[:3] == [rows["base"]["tuning"]] * 3
+    assert {each["optimizer"] for each in settings[3:]} == {"AdamW"}
+    checksums = [rows[name]["vectors_checksum"] for name in ("Start_2", "Start_2:random", "full")]
+    assert len(set(checksums)) == 3 and checksums[2] == 0
+
+
+def test_full_tuning_changes_a_copy_and_keeps_the_best_trial(finished):
+    run, none = open_run(finished), LatentTokens(Placement(), 16)
+    config = TuneConfig(steps=3, batch_size=4, validation_examples=5,
+                        trials=((1e-9, 0.0), (1e-2, 0.0), (1e-8, 0.0)))
+    before = weights_checksum(run.base)
+    model, trials = controls.tune_all_weights(run.base, none, run.task, 0, config)
+    best = replace(config, trials=config.trials[1:2])
+    alone, _ = controls.tune_all_weights(run.base, none, run.task, 0, best)
+    assert min(trials, key=lambda trial: trial["validation_loss"])["lr"] == 1e-2
+    assert weights_checksum(model) == weights_checksum(alone)
+    assert weights_checksum(run.base) == before != weights_checksum(model)
+
+
+def test_all_other_rules_of_a_family_count_equally(model, monkeypatch):
+    for name, count in {"generation": 53, "repetition": 3, "summation": 2}.items():
+        rules = [other.target_rule for other in controls.other_rules(TASKS[name])]
+        assert len(set(rules)) == len(rules) == count and TASKS[name].target_rule not in rules
+
+    def test(model, latents, task, method, seed, config) -> dict:
+        assert config.test_examples == 3  # of ten
+        right = float(task.target_rule == "+1")
+        return {"lengths": [1, 2], "accuracy": [right, right], "exact": [right, right / 2]}
+
+    monkeypatch.setattr(controls, "test", test)
+    rules, config = controls.other_rules(TASKS["repetition"]), TuneConfig(test_examples=10)
+    assert controls.follow(rules, model, None, "base", 0, config) == {
+        "lengths": [1, 2], "accuracy": pytest.approx([1 / 3, 1 / 3]),
+        "exact": pytest.approx([1 / 3, 1 / 6])}
+
+
+# ------------------------------------------------------------------------ optimizers and testbeds
+
+def test_each_optimizer_and_rate_has_its_result_and_one_that_diverges_stops_none(finished, capsys,
+                                                                                monkeypatch):
+    monkeypatch.setattr(optimizers, "RATES", {"AdamW": (1e30, 1.0), "Muon": (1.0,)})
+    arguments = finished, "--methods", "Comma_1+Start_1", "Start_1+Comma_1"
+    assert "no trial has a finite loss" in refused(capsys, optimizers, *arguments)
+    rows = {name: row for name, row in rows_in(finished).items() if ":" in name}
+    assert list(rows) == ["Start_1+Comma_1:AdamW-1", "Start_1+Comma_1:Muon-1"]
+    assert [(row["tuning"]["optimizer"], row["tuning"]["trials"]) for row in rows.values()] == [
+        ("AdamW", [[1.0, 0.05]]), ("Muon", [[1.0, 0.05]])]
+    assert len({row["vectors_checksum"] for row in rows.values()}) == 2
+
+
+@pytest.mark.parametrize("name", ["full", "reminders", "base"])
+def test_references_have_no_optimizer(name, finished, capsys):
+    assert f"unknown placement '{name}'" in refused(capsys, optimizers, finished, "--methods", name)
+
+
+def test_the_dial_restates_as_often_as_it_says():
+    for probability in (0, 0.4):
+        task, rng = testbeds.Dial(probability), random.Random(0)
+        texts = [task.document(rng, 1.0) for _ in range(1000)]
+        boundaries = sum(text.count(",") - 1 for text in texts)
+        assert sum(text.count(",G") for text in texts) / boundaries == pytest.approx(
+            0.75 * probability, abs=0.03)
+    assert TASKS["generation"].restated == 0.5
+
+
+def test_retrieval_has_short_lists_and_states_nothing():
+    rng = random.Random(0)
+    for _ in range(300):
+        listed, asked = testbeds.Retrieval().document(rng, 1.0).split("?")
+        assert "S" not in listed + asked and 2 <= listed.count("=") <= 12
+
+
+def test_variants_run_as_tasks(tmp_path, monkeypatch):
+    for task in testbeds.VARIANTS:
+        monkeypatch.setitem(TASKS, task.name, None)  # so that they go after the test
+    testbeds.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--task", "generation-0.4"])
+    assert list(rows_in(tmp_path)) == ["base", "instruction", "reminders", "Start_4", "Comma_4"]
+
+
+# ------------------------------------------------------------------------ what a fork adds
+
+class Echo(Task):
+    """Write a letter ``length`` times, or twice as often: ``07a2>`` and ``a,a,a,a;``"""
+
+    name, letter = "echo", "x"
+    target_rule, plain_rule, rules = "2", "1", ("1", "2")
+    id_lengths, ood_lengths, far_lengths = range(1, 3), range(3, 5), range(4, 5)
+
+    def example(self, rng: random.Random, length: int) -> Example:
+        letter = rng.choice("abc")
+        response = ",".join(letter * 2 * length) + ";"
+        return Example(f"{rng.randrange(100):02}{letter}{length}>", response)
+
+    def score(self, example: Example, text: str) -> dict[int, Score]:
+        exact = text == example.response
+        return {int(example.query[-2]): Score(float(exact), exact)}
+
+    def document(self, rng: random.Random, progress: float) -> str:
+        rule, header = self.restate(rng, 0.5, self.plain_rule)
+        length = rng.randint(1, 4)
+        return f"{header}07a{length}>{','.join('a' * int(rule) * length)};"
+
+
+def test_a_task_of_a_fork_needs_no_other_edit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(TASKS, "echo", Echo())
+    run_train(tmp_path, "--task", "echo")
+    controls.main([str(tmp_path), "--task", "echo"])
+    assert {"Comma_4-own", "Start_12", "End_28", "Comma_4:random", "full",
+            "reminders, other rules, after full"} <= rows_in(tmp_path).keys()
+    capsys.readouterr()
+    score.main(["Comma_4", "--folder", str(tmp_path), "--task", "echo"])
+    show.main([str(tmp_path), "--task", "echo", "--method", "Comma_4", "--prompt", "a1>"])
+    answers.main([str(tmp_path), "--task", "echo"])
+    printed = capsys.readouterr().out
+    assert "accuracy" in printed and "Comma_4 on a1> writes" in printed and "End_4 on " in printed
+
+
+def test_a_separator_of_a_fork_needs_no_other_edit(finished, monkeypatch, capsys):
+    monkeypatch.setitem(latent_tokens.SEPARATORS, "Equals", (TOKEN_ID["="],))
+    run_train(finished, "--methods", "Equals_1")
+    capsys.readouterr()
+    score.main(["Comma_1:Equals_1", "Equals_1", "--folder", str(finished)])
+    show.main([str(finished), "--method", "Equals_1", "--prompt", "44@47="])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[3].startswith("Equals_1 ") and "4    7   <E>   =" in printed
