@@ -29,11 +29,11 @@ from statistics import fmean
 import torch
 from tqdm import tqdm
 
-from extras.runs import CHANGES, Control, Run, do_all, make_parser
+from extras.runs import CHANGES, Control, Run, make_parser
 from latent_tokens import LatentTokens, Placement, UserError, response_loss
 from model import GPT
 from tasks import Task, draw, draw_examples, random_source
-from train import NoResult, TuneConfig, command, complete, set_learning_rate, test, to_batch
+from train import TuneConfig, command, complete, set_learning_rate, test, to_batch
 
 FULL_TRIALS = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))  # learning rate and weight decay
 
@@ -56,12 +56,12 @@ def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
                      config: TuneConfig) -> tuple[GPT, list[dict]]:
     """As ``train.tune``, but what is trained is a copy of the base, without latents.
 
-    Raises NoResult if no trial ends with a finite loss.
+    Raises UserError if no trial ends with a finite loss.
     """
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(none.placement, examples)
     tuned, trials = {}, []
-    for lr, weight_decay in config.trials:
+    for lr, weight_decay in FULL_TRIALS:
         model = deepcopy(base).requires_grad_(True)
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
         rng = random_source(f"{task.name}/tune", seed)
@@ -80,7 +80,7 @@ def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
         if isfinite(loss):
             tuned.setdefault(loss, model)
     if not tuned:
-        raise NoResult(f"{task.name}, full, seed {seed}: no trial has a finite loss")
+        raise UserError(f"{task.name}, full, seed {seed}: no trial has a finite loss")
     return tuned[min(tuned)], trials
 
 
@@ -107,8 +107,8 @@ def follow(rules: list[Task], model: GPT, none: LatentTokens, method: str, seed:
 
 def add_full(run: Run, seed: int) -> None:
     """All weights tuned on the target rule: are other rules still followed when stated?"""
-    config = replace(run.tuning(seed), optimizer="AdamW", trials=FULL_TRIALS)
-    none, rules = LatentTokens(Placement(), run.base.config.n_embd), other_rules(run.task)
+    config, rules = run.tuning(seed), other_rules(run.task)
+    none = LatentTokens(Placement(), run.base.config.n_embd)
     tuned = cache(lambda: tune_all_weights(run.base, none, run.task, seed, config))
     trained = {"trained": sum(weights.numel() for weights in run.base.parameters())}
     run.add("full", seed, config, lambda: trained | {"trials": tuned()[1]}
@@ -150,7 +150,8 @@ def job(run: Run, name: str, seed: int) -> Callable[[], None]:
 
 def add_controls(args: argparse.Namespace) -> None:
     run = Run.open(args)
-    do_all([job(run, name, args.seed) for name in args.rows or default_rows(run.task)])
+    for add in [job(run, name, args.seed) for name in args.rows or default_rows(run.task)]:
+        add()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,10 +11,10 @@ specialization is worth a look with both:
 
 import argparse
 from dataclasses import replace
-from functools import partial
+from itertools import product
 
-from extras.runs import Run, do_all, make_parser
-from latent_tokens import Placement
+from extras.runs import Run, make_parser
+from latent_tokens import Placement, UserError
 from train import command, tune
 
 RATES = {"Muon": (0.5, 1.0, 2.0, 4.0), "AdamW": (0.03, 0.1, 0.3, 1.0)}
@@ -34,8 +34,12 @@ def add_result(run: Run, placement: Placement, optimizer: str, lr: float, seed: 
 def compare(args: argparse.Namespace) -> None:
     run = Run.open(args)
     placements = [Placement.parse(name) for name in args.methods or run.task.methods]
-    do_all(partial(add_result, run, placement, optimizer, lr, args.seed)
-           for placement in placements for optimizer, rates in RATES.items() for lr in rates)
+    for placement, (optimizer, rates) in product(placements, RATES.items()):
+        for lr in rates:
+            try:
+                add_result(run, placement, optimizer, lr, args.seed)
+            except UserError as failure:  # a rate that is too high; the others go on
+                print(failure)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,7 +5,7 @@ a result only if it has the checksum in that. So what is shown is never of anoth
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 import shlex
@@ -18,7 +18,7 @@ from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import TASKS, Task
 import train
-from train import (KEY, REFERENCES, RESULTS, NoResult, TuneConfig, append_result, key, new_row,
+from train import (KEY, REFERENCES, RESULTS, TuneConfig, append_result, key, new_row,
                    read_results, split_means, test, tune, weights_checksum)
 
 
@@ -46,8 +46,9 @@ class Run:
     @classmethod
     def open(cls, args: argparse.Namespace) -> "Run":
         """Raises UserError where train.py has not made such a base."""
-        task, rows = TASKS[args.task], read_results(args.folder / RESULTS)
-        path = args.folder / f"{task.name}-base{args.base}.pt"
+        task, path = TASKS[args.task], args.folder / f"{args.task}-base{args.base}.pt"
+        results = args.folder / RESULTS
+        rows = read_results(results) if results.exists() else []
         if not path.exists():
             raise UserError(f"there is no {path}: make it with "
                             f"{train_command(args.folder, rows, task, args.base)}")
@@ -126,18 +127,6 @@ def train_command(folder: Path, rows: list[dict], task: Task, number: int, metho
     elif tuning["steps"] != TuneConfig.steps:
         words += ["--steps", tuning["steps"]]
     return " ".join(map(str, words))
-
-
-def do_all(jobs: Iterable[Callable[[], None]]) -> None:
-    """A job without a result does not stop the others; it is named at the end."""
-    failures = []
-    for job in jobs:
-        try:
-            job()
-        except NoResult as failure:
-            failures.append(str(failure))
-    if failures:
-        raise UserError("; ".join(failures))
 
 
 CHANGES = ("random", "shuffled", "removed")
