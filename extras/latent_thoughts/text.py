@@ -1,12 +1,12 @@
-"""The text of latent_thoughts.py: documents under a hidden rule, and how well it can be predicted.
+"""The text: documents under a hidden rule, and how well it can be predicted.
 
-    44@47=83,10@92=12,35@06=31,      +-9: first digits added, difference of the second, mod 9
+    44@47=83=34,10@92=12=10,      +-9: first digits added, difference of the second, mod 9
 
-It is Generation's, without a header, and with fresh operands in every equation; so an operand costs
-log 10 a digit for any model, and a result nothing once the rule is known. The rule is one of 54. So
-knowing it is worth much to a model that cannot work it out from earlier equations, and at most
-log 54 = 4.0 nats a document to one that can. With more results an equation goes on as a chain:
-``44@47=83=34,``, each from the two numbers before it.
+They are Generation's, without a header, and with fresh operands in every equation, which goes on as
+a chain: each result comes from the two numbers before it. An operand costs log 10 a digit for any
+model, and a result nothing once the rule is known. The rule is one of 54. So knowing it is worth
+much to a model that cannot work it out from earlier equations, and at most log 54 = 4.0 nats a
+document to one that can.
 """
 
 from itertools import product
@@ -14,8 +14,12 @@ from math import log
 import random
 import re
 from statistics import fmean
+from zlib import crc32
 
-from tasks import equation_result, random_source, two_digits
+import torch
+from torch import Tensor
+
+from tasks import END, encode, equation_result, random_source, two_digits
 
 RULES = ["".join(parts) for parts in product("+-x", "+-x", "567890")]
 
@@ -38,6 +42,16 @@ def draw_documents(purpose: str, seed: int, count: int, equations: int,
         texts.append("".join(equation(rules[-1], two_digits(rng), two_digits(rng), results)
                              for _ in range(equations)))
     return rules, texts
+
+
+def to_ids(texts: list[str]) -> Tensor:
+    """(B, 1 + N), opened by END, so that the first character is predicted, too."""
+    return torch.tensor([encode(END + text) for text in texts])
+
+
+def text_checksum(equations: int, results: int) -> int:
+    """A number that changes with the text that is drawn: a result says which one it is of."""
+    return crc32("".join(draw_documents("checksum", 0, 200, equations, results)[1]).encode())
 
 
 # ----------------------------------------------------------------------------------------- judging
