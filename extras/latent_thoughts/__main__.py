@@ -13,9 +13,9 @@ from extras import latent_thoughts
 from extras.latent_thoughts.learning import train
 from extras.latent_thoughts.measure import measure
 from extras.latent_thoughts.model import FAST, VARIANTS, Config, parameters_of
-from extras.latent_thoughts.report import append, experiment, printable, read, report
+from extras.latent_thoughts.report import experiment, printable, read, report
 from latent_tokens import UserError
-from train import one_line_exits
+from train import append_result, command
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def run_one(model: str, config: Config, seed: int) -> dict:
             "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def run(args: argparse.Namespace, config: Config) -> None:
+def train_missing(args: argparse.Namespace, config: Config) -> None:
     """Train and measure what the file of results does not have yet."""
     if args.seeds < 1 or not 0 <= args.first_seed < 2 ** 31:
         raise UserError("--seeds start at 1, and --first-seed at 0, below 2 ** 31")
@@ -62,26 +62,25 @@ def run(args: argparse.Namespace, config: Config) -> None:
     for model in models:
         VARIANTS[model](config)  # are these settings possible for all of them?
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.open("a").close()  # and can the results be written?
+    args.out.open("a").close()  # and can results be written?
     finished = read(args.out, config)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for model in models:
             if seed not in finished.get(model, {}):
-                append(args.out, run_one(model, config, seed))
+                append_result(args.out, run_one(model, config, seed))
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = FAST if args.fast else {
+        field.name: getattr(args, field.name) for field in fields(Config)[1:]}
+    config = Config(**settings)
+    if not args.report:
+        train_missing(args, config)
+    print(printable(report(args.report or args.out, config), sys.stdout.encoding))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser()
-    with one_line_exits(parser):
-        try:
-            args = parser.parse_args(arguments)
-            config = Config(**FAST) if args.fast else Config(**{
-                field.name: getattr(args, field.name) for field in fields(Config)[1:]})
-            if not args.report:
-                run(args, config)
-            print(printable(report(args.report or args.out, config), sys.stdout.encoding))
-        except OSError as error:
-            raise UserError(str(error)) from error
+    command(run, make_parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ NLL alone is no bound: a z that spelled out all of x would make it zero, and pay
 """
 
 from collections.abc import Callable
-from math import log
+from math import isfinite, log
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from extras.latent_thoughts.model import Config, Decoder
 from extras.latent_thoughts.text import draw_documents, to_ids
 from latent_tokens import UserError
-from train import learning_rate, make_optimizers
+from train import make_optimizers, set_learning_rate
 
 
 # -------------------------------------------------------------------------- the posterior: fast
@@ -86,7 +86,7 @@ def train(config: Config, seed: int) -> tuple[Decoder, list[dict]]:
     """For every batch the fast loop, then one slow step. All models of a seed read the same text.
 
     Also returns the figures of ``bound`` on held-out documents at some points of training. Raises
-    UserError where the loss is not finite.
+    UserError where they are not finite.
     """
     torch.manual_seed(seed)
     decoder, generator = Decoder(config), torch.Generator().manual_seed(seed)
@@ -98,12 +98,9 @@ def train(config: Config, seed: int) -> tuple[Decoder, list[dict]]:
         kl_weight = min(1.0, step / (config.kl_rise * config.steps)) if config.kl_rise else 1.0
         q, z = infer_thoughts(decoder, token_ids, config, config.fast_steps, generator, kl_weight)
         loss = decoder.nll(token_ids, z).mean()
-        if not loss.isfinite():
-            raise UserError(f"the loss of step {step} is {loss.item()}: lower the rates")
         (loss / held_out[0, 1:].numel()).backward()  # per character
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * learning_rate(step, config)
+            set_learning_rate(optimizer, step, config)
             optimizer.step()
         decoder.zero_grad()
         if (step + 1) % 50 == 0:
@@ -112,6 +109,9 @@ def train(config: Config, seed: int) -> tuple[Decoder, list[dict]]:
                   f"bound {nll + kl:6.1f}", flush=True)
         if (step + 1) * config.checks % config.steps < config.checks:
             figures = bound(decoder, held_out, config, config.fast_steps, seed)
+            if not isfinite(figures["bound"]):
+                raise UserError(f"the bound after {step + 1} steps is {figures['bound']}: lower "
+                                f"the rates")
             checks.append({"sequences": (step + 1) * config.batch_size} | figures)
     return decoder, checks
 

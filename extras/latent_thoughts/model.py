@@ -55,7 +55,7 @@ class Config:
     samples: int = 8  # of z for each document behind a bound
 
     def __post_init__(self):
-        least = {"reads": 0, "window": 0, "fast_steps": 0, "kl_rise": 0, "warmup": 0,
+        least = {"reads": 0, "window": 0, "fast_steps": 0, "kl_rise": 0,
                  "start_log_variance": -inf, "equations": 6, "probed": 4}  # all others: above 0
         for name, value in asdict(self).items():
             if not (least.get(name, 0) <= value < inf and (value or name in least)):

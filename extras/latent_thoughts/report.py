@@ -41,11 +41,6 @@ def experiment(config: Config) -> dict:
             "text_checksum": text_checksum(config.equations, config.results)}
 
 
-def append(path: Path, run: dict) -> None:
-    with path.open("a", encoding="utf-8") as file:  # on a line of its own, whatever stands there
-        file.write("\n" + json.dumps(run) + "\n")
-
-
 def run_on(line: str) -> dict | None:
     """None where it is no whole result, as half a line after a power cut."""
     try:
@@ -100,10 +95,10 @@ def training_table(runs: Runs) -> str:
     for model, seeds in runs.items():
         first = next(iter(seeds.values()))
         heads = [f"{check['sequences']:,}" for check in first["checks"]]
-        bounds = [cell(seeds, lambda run: run["checks"][point]["bound"])
-                  for point in range(len(heads))]
-        parts = [cell(seeds, lambda run: run["checks"][-1][part]) for part in ("nll", "kl")]
-        lines.append([model, f"{first['parameters']:,}", *bounds, *parts,
+        early = [f"{fmean(run['checks'][point]['bound'] for run in seeds.values()):.3f}"
+                 for point in range(len(heads) - 1)]
+        last = [cell(seeds, lambda run: run["checks"][-1][part]) for part in ("bound", "nll", "kl")]
+        lines.append([model, f"{first['parameters']:,}", *early, *last,
                       cell(seeds, lambda run: run["minutes"], 1)])
     return table(["bound after sequences", "parameters", *heads, "of which NLL", "KL", "minutes"],
                  lines)

@@ -14,21 +14,21 @@ from math import log
 import random
 import re
 from statistics import fmean
-from zlib import crc32
+import zlib
 
 import torch
 from torch import Tensor
 
-from tasks import END, encode, equation_result, random_source, two_digits
+from tasks import END, encode, equation, random_source, two_digits
 
 RULES = ["".join(parts) for parts in product("+-x", "+-x", "567890")]
 
 
-def equation(rule: str, left: str, right: str, results: int = 1) -> str:
+def chain(rule: str, left: str, right: str, results: int = 1) -> str:
     """``44@47=83,``, or with more results ``44@47=83=34,``."""
     text = f"{left}@{right}"
     for _ in range(results):
-        left, right = right, equation_result(rule, left, right)
+        left, right = right, equation(rule, left, right)[-2:]
         text += f"={right}"
     return text + ","
 
@@ -39,7 +39,7 @@ def draw_documents(purpose: str, seed: int, count: int, equations: int,
     rng, rules, texts = random_source(f"thoughts/{purpose}", seed), [], []
     for _ in range(count):
         rules.append(rng.choice(RULES))
-        texts.append("".join(equation(rules[-1], two_digits(rng), two_digits(rng), results)
+        texts.append("".join(chain(rules[-1], two_digits(rng), two_digits(rng), results)
                              for _ in range(equations)))
     return rules, texts
 
@@ -51,7 +51,7 @@ def to_ids(texts: list[str]) -> Tensor:
 
 def text_checksum(equations: int, results: int) -> int:
     """A number that changes with the text that is drawn: a result says which one it is of."""
-    return crc32("".join(draw_documents("checksum", 0, 200, equations, results)[1]).encode())
+    return zlib.crc32("".join(draw_documents("checksum", 0, 200, equations, results)[1]).encode())
 
 
 # ----------------------------------------------------------------------------------------- judging
@@ -63,9 +63,8 @@ def equations_of(text: str) -> list[str]:
 
 def follows(rule: str, item: str) -> bool:
     """Is this an equation, and are its results right?"""
-    left, right = item[:2], item[3:5]
-    return ((left + right).isdigit()
-            and item == equation(rule, left, right, max(1, item.count("="))))
+    return (re.match(r"\d\d@\d\d=", item) is not None
+            and item == chain(rule, item[:2], item[3:5], item.count("=")))
 
 
 def share_following(rule: str, text: str) -> float:
@@ -112,7 +111,7 @@ def ideal_share(rules: list[str], prefixes: list[str], rng: random.Random) -> fl
     shares = []
     for rule, prefix in zip(rules, prefixes):
         guesses, results = consistent_rules(prefix), equations_of(prefix)[0].count("=")
-        written = "".join(equation(rng.choice(guesses), two_digits(rng), two_digits(rng), results)
+        written = "".join(chain(rng.choice(guesses), two_digits(rng), two_digits(rng), results)
                           for _ in range(20))
         shares.append(share_following(rule, written))
     return fmean(shares)
