@@ -1,6 +1,5 @@
 """Commands that read a run or add to it: a result is only taken for what it is."""
 
-from dataclasses import replace
 import random
 import shlex
 

@@ -2,13 +2,8 @@
 is one clear line."""
 
 from concurrent.futures import ThreadPoolExecutor
-import json
-import os
-import subprocess
-import sys
 
 import pytest
-import torch
 
 from latent_tokens import LatentTokens, generate
 from model import GPT
@@ -113,7 +108,7 @@ def test_half_a_line_is_skipped_with_a_word_and_ends_no_other(finished, capsys):
     rows, path = train.read_results(finished / train.RESULTS), finished / train.RESULTS
     path.write_bytes(content(finished)[:-300])  # a power cut, in the line of Start_1+Comma_1
     assert train.read_results(path) == rows[:-1]
-    assert "results.jsonl: lines that are no whole results are skipped: 1" in capsys.readouterr().out
+    assert "lines that are no whole results are skipped: 1" in capsys.readouterr().out
     assert methods(run(finished, "Start_1+Comma_1")) == methods(rows)
 
 
@@ -242,17 +237,6 @@ def test_a_damaged_base_is_refused_and_kept(damage, finished, capsys):
     path.write_bytes(damage)
     assert "is not a readable base: delete it" in refusal(capsys, "--fast", "--out", str(finished))
     assert path.read_bytes() == damage
-
-
-# ------------------------------------------------------------------------------ terminals and places
-
-def test_a_report_on_an_ascii_terminal(tmp_path):
-    run(tmp_path, "--seeds", "2")
-    shown = subprocess.run([sys.executable, "-m", "extras.report", str(tmp_path)],
-                           cwd=os.path.dirname(train.__file__),
-                           env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-                           capture_output=True, text=True)
-    assert shown.returncode == 0 and "+/-" in shown.stdout
 
 
 def test_a_base_and_latents_load_in_a_users_script(finished):

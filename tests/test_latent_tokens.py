@@ -5,11 +5,10 @@ tests/test_random_cases.py compares all of it with a reference written from the 
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from latent_tokens import (SEPARATORS, AugmentedRow, LatentTokens, Placement, UserError, generate,
                            make_batch, response_logits, response_loss)
-from tasks import ALPHABET, NOT_SCORED, TOKEN_ID, decode, encode
+from tasks import NOT_SCORED, TOKEN_ID, decode, encode
 
 PLACEMENTS = ["Start_2", "End_3", "Comma_2", "3_1", "8_2", "Start_1+Comma_1",
               "Comma_2+2_1+End_1+Start_3", "4_1+3_2", "Comma_2-own", "Start_1+End_1-own",

@@ -1,6 +1,5 @@
 """Tasks against hand-worked examples; scoring against answers with known mistakes."""
 
-from collections import Counter
 import re
 
 import pytest
@@ -87,7 +86,7 @@ def test_repetition_documents_do_what_was_stated_last():
     for _ in range(500):
         text = repetition.document(rng, 1.0)
         left, right, result, count = re.search(r"(.)@(.)=(.)\*(\d\d)>", text).groups()
-        rule, number = "+1", int(count) - 1
+        number = int(count) - 1
         for header, sign, last in re.findall(
                 r"(?:R(..)::)?(?:.@.=.\*..>)?(?:R..::)?\d([+-])\d=\d\*(\d\d)[,;]", text):
             assert int(last) == number
