@@ -108,27 +108,15 @@ def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
     return ((earlier & attention_mask[:, None, :]) | itself)[:, None]  # (B, 1, T, S)
 
 
-def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T / sqrt(K)) v, written out: (B, H, T, K), and the weights (B, H, T, S)."""
-    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (B, H, T, S)
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return weights @ v, weights
-
-
 # -------------------------------------------------------------------------------------- the model
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
-
-    With ``keep_weights = True`` a block writes its attention out and leaves the weights of its last
-    call, (B, H, T, S), in ``attention_weights``.
-    """
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         D = config.n_embd
         self.layer, self.n_head = layer, config.n_head
-        self.keep_weights, self.attention_weights = False, None
         self.attention_norm = nn.LayerNorm(D, bias=False)
         self.qkv = nn.Linear(D, 3 * D, bias=False)
         self.attention_out = nn.Linear(D, D, bias=False)
@@ -151,12 +139,7 @@ class Block(nn.Module):
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, H, S, K)
-        if self.keep_weights:
-            if mask is None:
-                mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
-            mixed, self.attention_weights = explicit_attention(q, k, v, mask)
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.attention_out(mixed.transpose(1, 2).reshape(B, T, D))
 
 

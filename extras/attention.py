@@ -19,9 +19,10 @@ each. With ``Comma_m`` the last place is a comma, and its nearest group that of 
 import argparse
 from dataclasses import dataclass
 from html import escape
-from math import nan
+from math import inf, nan
 from pathlib import Path
 import sys
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -91,15 +92,19 @@ def split(text: str, query_length: int) -> tuple[list[int], list[int]]:
 @torch.no_grad()
 def attention(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
     """Weights (L + 1, T, T), means over heads: "uniform", then those of the L layers."""
-    batch = to_batch(latents.placement, [example])
-    for block in model.blocks:
-        block.keep_weights = True
-    model(latents.embed(batch.sources, model.embed(batch.token_ids)), batch.position_ids)
-    for block in model.blocks:
-        block.keep_weights = False
+    batch, weights = to_batch(latents.placement, [example]), []
     visible = torch.ones(2 * batch.sources.shape[1:]).tril()  # (T, T)
+
+    def written_out(q: Tensor, k: Tensor, v: Tensor, **_) -> Tensor:
+        """softmax(q k^T / sqrt(K)) v of one layer; keeps the softmax, (1, H, T, T)."""
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        weights.append(scores.masked_fill(visible == 0, -inf).softmax(dim=-1))
+        return weights[-1] @ v
+
+    with mock.patch.object(F, "scaled_dot_product_attention", written_out):
+        model(latents.embed(batch.sources, model.embed(batch.token_ids)), batch.position_ids)
     uniform = visible / visible.sum(dim=1, keepdim=True)
-    return torch.stack([uniform, *(each.attention_weights[0].mean(dim=0) for each in model.blocks)])
+    return torch.stack([uniform, *(each[0].mean(dim=0) for each in weights)])
 
 
 def measure(model: GPT, latents: LatentTokens, examples: list[Example]) -> tuple[Tensor, ...]:
