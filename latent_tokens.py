@@ -260,10 +260,9 @@ def response_loss(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
 def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
              stop_id: int | None = None, reminder: Sequence[int] = (),
              comma_ids: Collection[int] = SEPARATORS["Comma"]) -> list[list[int]]:
-    """Greedy decoding with a KV cache; returns the token ids of each response.
-
-    A response ends with ``stop_id`` (included) or after ``max_new_tokens``. The tokens of
-    ``reminder`` follow every comma that the model writes, as part of the response.
+    """The token ids of each response, by greedy decoding with a KV cache. A response ends with
+    ``stop_id`` (included) or after ``max_new_tokens``. The tokens of ``reminder`` follow every
+    comma that the model writes, as part of the response.
     """
     rows = [AugmentedRow(latents.placement, query) for query in queries]
     responses, reminders = [[] for _ in rows], [[] for _ in rows]  # reminders: what is still due
