@@ -4,7 +4,6 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 import platform
-import sys
 import time
 
 import torch
@@ -13,7 +12,8 @@ from extras import latent_thoughts
 from extras.latent_thoughts.learning import train
 from extras.latent_thoughts.measure import measure
 from extras.latent_thoughts.model import FAST, VARIANTS, Config, parameters_of
-from extras.latent_thoughts.report import experiment, printable, read, report
+from extras.latent_thoughts.report import experiment, read, report
+from extras.tables import encodes
 from latent_tokens import UserError
 from train import append_result, command
 
@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> None:
     config = Config(**settings)
     if not args.report:
         train_missing(args, config)
-    print(printable(report(args.report or args.out, config), sys.stdout.encoding))
+    tables = report(args.report or args.out, config)
+    print(tables if encodes(tables) else tables.replace("±", "+/-"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -191,12 +191,3 @@ def report(path: Path, config: Config) -> str:
         texts.append("\n".join([f"{model}, from nothing and continued:", "", "```",
                                 *run["samples"], *run["continued"].values(), "```"]))
     return "\n\n".join(texts)
-
-
-def printable(text: str, encoding: str | None) -> str:
-    """The same, but for the one sign that a terminal of this encoding may lack."""
-    try:
-        text.encode(encoding or "ascii")
-        return text
-    except UnicodeEncodeError:
-        return text.replace("±", "+/-")
