@@ -64,9 +64,6 @@ def measure(_: argparse.Namespace) -> None:
         tuning(model, notation)
     for notation, slots in (("Start_4", "1.02"), ("8_2", "1.24"), ("Comma_4", "1.43")):
         decoding(model, notation, f"{slots} (slots)")
-    none, query = LatentTokens(Placement(), model.config.n_embd), encode("44@47=83," * 28)
-    compare("33 tokens / one, cached, after 252", lambda: generate(model, none, [query], 33),
-            lambda: generate(model, none, [query], 1), "1 (no cache: 33)")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,7 +18,6 @@ its tuned latents:
 """
 
 import argparse
-from collections.abc import Callable
 from contextlib import suppress
 from copy import copy, deepcopy
 from dataclasses import replace
@@ -139,19 +138,17 @@ def add_altered(run: Run, control: Control, seed: int) -> None:
     run.add(str(control), seed, config, measure)
 
 
-def job(run: Run, name: str, seed: int) -> Callable[[], None]:
-    """What adds the result of this name. Raises UserError on a name that is none."""
-    if name == "full":
-        return partial(add_full, run, seed)
-    if ":" in name:
-        return partial(add_altered, run, Control.parse(name), seed)
-    return partial(add_tuned, run, Placement.parse(name), seed)
-
-
 def add_controls(args: argparse.Namespace) -> None:
-    run = Run.open(args)
-    for add in [job(run, name, args.seed) for name in args.rows or default_rows(run.task)]:
-        add()
+    run, jobs = Run.open(args), []
+    for name in args.rows or default_rows(run.task):
+        if name == "full":
+            jobs.append(partial(add_full, run, args.seed))
+        elif ":" in name:
+            jobs.append(partial(add_altered, run, Control.parse(name), args.seed))
+        else:
+            jobs.append(partial(add_tuned, run, Placement.parse(name), args.seed))
+    for job in jobs:  # once all names are understood
+        job()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -118,7 +118,7 @@ class Run:
 def train_command(folder: Path, rows: list[dict], task: Task, number: int, method: str = "base",
                   seed: int = 0) -> str:
     """What makes a base or result that is missing, with the budget of those that are there."""
-    tuning = rows[-1]["tuning"] if rows else {"steps": TuneConfig.steps}
+    tuning = {"steps": TuneConfig.steps} | (rows[-1]["tuning"] if rows else {})
     words = ["python train.py --task", task.name, "--bases", number, "--seeds", seed + 1,
              "--out", shlex.quote(folder.as_posix())]
     words += [] if method in REFERENCES else ["--methods", method]

@@ -4,9 +4,7 @@
     python -m extras.testbeds --task retrieval --bases 100 101 --out runs/retrieval
 
 ``generation-P``, the dial, is Generation with rules restated before an equation with probability P
-(0, 0.05, 0.1, 0.2 or 0.4) in place of 0.5. Where rules are often restated, an early statement is
-worth little, so that it fades; where they are not, it must last.
-
+(0, 0.05, 0.1, 0.2 or 0.4) in place of 0.5: the rarer that is, the longer an early statement lasts.
 ``retrieval`` is Summation with one rule and lists of at most 12 in its text: nothing to be reminded
 of. Do latents help to *find* one of 13-26 variables, where the base itself gets unreliable?
 

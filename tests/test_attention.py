@@ -125,8 +125,11 @@ def test_a_picture_is_valid_and_has_no_cells_of_later_slots(notation, model):
 
 @pytest.mark.parametrize("asked, length", [("4", 4), ("99", 5)])
 def test_wrong_answers_are_not_read(asked, length, finished, tmp_path, capsys, monkeypatch):
+    """And "uniform", whatever it gives, is no layer."""
     monkeypatch.setattr(attention, "answers", lambda model, latents, task, method, examples: [
         each.response if index != 1 else "?" for index, each in enumerate(examples)])
+    monkeypatch.setattr(attention, "measure", lambda *arguments: (
+        torch.tensor([[[0.0] * 4], [[0.5] * 4]]), torch.tensor([1]), torch.tensor([1])))
     attention.main([str(finished), "--method", "Comma_1", "--length", asked, "--examples", "3",
                     "--svg", str(tmp_path / "map.svg")])
     printed = capsys.readouterr().out

@@ -24,13 +24,17 @@ def test_missing_vectors_are_not_zeros():
         place(torch.randn(2, 8), Placement.parse("Comma_3"))
 
 
-def test_a_line_for_each_name_and_nothing_saved(finished, capsys):
+def test_a_line_for_each_name_one_trial_and_nothing_saved(finished, capsys, monkeypatch):
+    monkeypatch.setattr(score, "tune", lambda *arguments: trials.append(
+        len(arguments[-1].trials)) or train.tune(*arguments))
+    trials = []
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     names = ["Comma_1", "Start_2:End_1", "Comma_1:random", "Start_2:shuffled",
              "Start_1+Comma_1:removed"]
     score.main([*names, "--tune", "End_1", "--folder", str(finished)])
     lines = capsys.readouterr().out.splitlines()
     assert [line[:24].strip() for line in lines] == ["accuracy", "base", *names, "End_1, tuned now"]
+    assert trials == [1]
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 

@@ -68,12 +68,6 @@ def test_wrapping_keeps_columns_together(notation, width):
         assert heading and slots.keys() == inputs.keys() == position_ids.keys() >= read_for.keys()
 
 
-def test_each_block_says_where_query_and_response_begin():
-    picture = show.diagram(Placement(), "123", "4567", width=13 + 6 + 5 + 2 * 5)
-    assert [block.splitlines()[0].split() for block in picture.split("\n\n")] == [
-        ["query"], ["query", "response"], ["response"], ["response"]]
-
-
 def test_the_prompt_is_decoded_with_the_latents_of_the_run(finished, capsys, monkeypatch):
     """On random weights: a base of two steps writes nothing but ``;``."""
     monkeypatch.setenv("COLUMNS", "100")
