@@ -1,6 +1,6 @@
 """Who attends to latents: shares of attention by layer, and a map of two items.
 
-    python -m extras.attention runs/default --method Comma_4 --svg docs/attention.svg
+    python -m extras.attention runs/default --method Comma_4
 
 The examples are test queries of one length that the model answers without a mistake. Weights are
 means over heads. An item ends with its comma, and the last one of the query with the query. Latents
@@ -18,9 +18,7 @@ each. With ``Comma_m`` the last place is a comma, and its nearest group that of 
 
 import argparse
 from dataclasses import dataclass
-from html import escape
 from math import inf, nan
-from pathlib import Path
 import sys
 from unittest import mock
 
@@ -154,31 +152,9 @@ def text_map(layout: Layout, weights: Tensor, shades: str) -> str:
     return "\n".join([*lines, f"weights: {legend}"])
 
 
-def svg_map(layout: Layout, weights: Tensor, title: str) -> str:
-    """The same as a picture: latents' columns in orange; opacity is the root of the weight."""
-    (rows, columns), size, left, top = layout.window(), 14, 30, 62
-    width, height = left + size * len(columns) + 16, top + size * len(rows) + 16
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-             'font-family="monospace" font-size="12" text-anchor="middle" fill="#222">',
-             '<rect width="100%" height="100%" fill="#fff"/>',
-             f'<text x="{left}" y="20" text-anchor="start">{escape(title)}</text>']
-    colors = ["#c2410c" if latent else "#1d4ed8" for latent in layout.is_latent.tolist()]
-    for x, column in enumerate(columns):
-        parts.append(f'<text x="{left + size * x + 6}" y="{top - 6}" fill="{colors[column]}">'
-                     f'{escape(layout.marks[column])}</text>')
-    for y, row in enumerate(rows):
-        parts.append(f'<text x="{left - 12}" y="{top + size * y + 11}">'
-                     f'{escape(layout.marks[row])}</text>')
-        parts += [f'<rect x="{left + size * x}" y="{top + size * y}" width="13" height="13" '
-                  f'fill="{colors[column]}" fill-opacity="{weights[row, column] ** 0.5:.2f}"/>'
-                  for x, column in enumerate(columns) if column <= row]
-    return "\n".join([*parts, "</svg>\n"])
-
-
 def answered(run: Run, latents: LatentTokens, args: argparse.Namespace) -> list[Example]:
     """The examples that the model answers without a mistake. Raises UserError if there are none."""
-    lengths = [length for each in run.task.splits.values() for length in each]
-    nearest = min(lengths, key=lambda length: abs(length - args.length))
+    nearest = min((*run.task.id_lengths, *run.task.ood_lengths), key=lambda n: abs(n - args.length))
     examples = draw_examples(run.task, [nearest], "test", args.seed, args.examples)
     texts = answers(run.base, latents, run.task, str(latents.placement), examples)
     correct = [each for each, text in zip(examples, texts) if text == each.response]
@@ -206,8 +182,6 @@ def show(args: argparse.Namespace) -> None:
     shades = SHADES if "utf" in (sys.stdout.encoding or "").lower() else ASCII_SHADES
     print(tables(shares, items, places, layer), title, text_map(layout, weights, shades),
           sep="\n\n")
-    if args.svg:
-        args.svg.write_text(svg_map(layout, weights, title))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -218,7 +192,6 @@ def main(arguments: list[str] | None = None) -> None:
     add("--examples", type=int, default=100, metavar="N")
     add("--layer", type=int, metavar="N", help="of the last table and the map; default: where the "
         "nearest group gets most")
-    add("--svg", type=Path, metavar="FILE", help="also draw the map there")
     command(show, parser, arguments)
 
 

@@ -1,6 +1,5 @@
 """Kinds of slots, shares and maps, worked by hand."""
 
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -108,33 +107,17 @@ def test_shades_and_columns_of_a_map_in_text():
         "weights: . from 0.02, : from 0.05, * from 0.1, # from 0.2"]
 
 
-@pytest.mark.parametrize("notation", ["Start_2", "Comma_1", "End_1"])
-def test_a_picture_is_valid_and_has_no_cells_of_later_slots(notation, model):
-    latents, example = tuned(notation), Example("a=3,k=7?ak>", "a=3@k=7>10")
-    layout = Layout.of(latents.placement, example)
-    weights = attention.attention(model, latents, example)[1]
-    root = ElementTree.fromstring(attention.svg_map(layout, weights, "a < b & c"))
-    background, *cells = root.findall("{http://www.w3.org/2000/svg}rect")
-    rows, columns = layout.window()
-    assert background.get("fill") == "#fff" and root[1].text == "a < b & c"
-    assert len(cells) == sum(column <= row for row in rows for column in columns)
-    orange = sum(cell.get("fill") == "#c2410c" for cell in cells)
-    assert orange == sum(column <= row for row in rows for column in columns
-                         if layout.is_latent[column])
-
-
-@pytest.mark.parametrize("asked, length", [("4", 4), ("99", 5)])
-def test_wrong_answers_are_not_read(asked, length, finished, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("asked, length", [("4", 4), ("2", 2), ("99", 5)])
+def test_wrong_answers_are_not_read(asked, length, finished, capsys, monkeypatch):
     """And "uniform", whatever it gives, is no layer."""
     monkeypatch.setattr(attention, "answers", lambda model, latents, task, method, examples: [
         each.response if index != 1 else "?" for index, each in enumerate(examples)])
     monkeypatch.setattr(attention, "measure", lambda *arguments: (
         torch.tensor([[[0.0] * 4], [[0.5] * 4]]), torch.tensor([1]), torch.tensor([1])))
-    attention.main([str(finished), "--method", "Comma_1", "--length", asked, "--examples", "3",
-                    "--svg", str(tmp_path / "map.svg")])
+    attention.main([str(finished), "--method", "Comma_1", "--length", asked, "--examples", "3"])
     printed = capsys.readouterr().out
     assert printed.startswith(f"2 of 3 answers of length {length} ")
-    assert "Comma_1, layer 0: " in printed and ElementTree.parse(tmp_path / "map.svg")
+    assert "Comma_1, layer 0: " in printed
     first = draw_examples(TASKS["generation"], [length], "test", 0, 3)[0]
     assert first.response.split(",")[1][:2] in printed
 
