@@ -6,10 +6,7 @@ base is known by the checksum of its weights, too.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-import json
 from pathlib import Path
 from statistics import fmean
 
@@ -21,8 +18,12 @@ Base = tuple[int, int]  # the seed of its pre-training, and the checksum of its 
 Pair = tuple[Base, int]  # and a tuning seed
 
 
-def base_of(row: dict) -> Base:
-    return row["base"], row["base_checksum"]
+def by_base(values: dict[Pair, float]) -> list[float]:
+    """The means over seeds, one for each base; with one base, the values of the seeds."""
+    bases = defaultdict(list)
+    for (base, _), value in values.items():
+        bases[base].append(value)
+    return [fmean(seeds) for seeds in bases.values()] if len(bases) > 1 else list(values.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Experiment:
 
     @property
     def bases(self) -> list[Base]:
-        return list(dict.fromkeys(base_of(row) for row in self.rows))
+        return list(dict.fromkeys((row["base"], row["base_checksum"]) for row in self.rows))
 
     @property
     def lengths(self) -> list[int]:
@@ -56,58 +57,55 @@ class Experiment:
 
     @property
     def splits(self) -> dict[str, list[int]]:
-        """The tested lengths of each split, without the splits of which none was tested."""
-        splits = {name: [length for length in self.lengths if first <= length <= last]
-                  for name, (first, last) in self.rows[0]["splits"].items()}
-        return {name: lengths for name, lengths in splits.items() if lengths}
+        """The tested lengths of each split, if there are any."""
+        return {name: lengths for name, (first, last) in self.rows[0]["splits"].items()
+                if (lengths := [each for each in self.lengths if first <= each <= last])}
 
-    def observed(self, method: str, metric: str, lengths: Iterable[int]) -> dict[Pair, float]:
-        """The mean over these lengths for each base and seed."""
+    def observed(self, method: str, lengths: list[int]) -> dict[Pair, float]:
+        """The metric of the claim, as a mean over these lengths, for each base and seed."""
         values = {}
         for row in self.rows:
-            scores = zip(row["lengths"], row[metric], strict=True)
+            scores = zip(row["lengths"], row[self.claim.metric], strict=True)
             tested = [score for length, score in scores if length in lengths]
             if row["method"] == method and tested:
-                values[base_of(row), row["seed"]] = fmean(tested)
+                values[(row["base"], row["base_checksum"]), row["seed"]] = fmean(tested)
         return values
 
-
-def settings(row: dict) -> dict:
-    """What must agree in rows of one task that are averaged."""
-    return {"task_checksum": row["task_checksum"], **row["tuning"]}
+    def means(self, method: str, lengths: list[int]) -> list[float]:
+        return by_base(self.observed(method, lengths))
 
 
-def changes(old: dict, new: dict) -> list[str]:
-    """``["steps 600 in place of 300"]``"""
-    return [f"{name} {new.get(name)} in place of {old.get(name)}" for name in old | new
-            if new.get(name) != old.get(name)]
+def settings(row: dict, varied: tuple[str, ...] = ()) -> dict:
+    """What must agree in rows that are averaged, without what is varied."""
+    return {"task": row["task"], "task_checksum": row["task_checksum"], **row["tuning"],
+            **dict.fromkeys(varied)}
 
 
 def experiments(rows: list[dict]) -> list[Experiment]:
     """Rows apart by task and settings.
 
-    A method with a colon in its name, such as ``Comma_4:AdamW-0.3``, varies settings on purpose: it
-    stands beside the methods of the same task whose settings are nearest.
+    A method with a colon in its name, such as ``Comma_4:AdamW-0.3``, may vary the optimizer on
+    purpose: where no experiment has its settings, it joins the first with the same others, unless
+    its name stands there already for another variation.
     """
-    plain = {(row["task"], json.dumps(settings(row))): settings(row) for row in rows
-             if ":" not in row["method"]}
-
-    def nearest(row: dict) -> dict:
-        mine = settings(row)
-        same = (each for (task, _), each in plain.items()
-                if task == row["task"] and each["task_checksum"] == mine["task_checksum"])
-        return min(same, key=lambda each: len(changes(each, mine)), default=mine)
-
-    groups, taken, first = defaultdict(list), {}, {}
-    for row in sorted(rows, key=lambda row: nearest(row) != settings(row)):  # variations last
-        mine, home = settings(row), nearest(row)
-        if taken.setdefault((row["task"], str(home), row["method"]), mine) != mine:
-            home = mine  # the same name, but varied in another way
-        groups[row["task"], json.dumps(home)].append(row)
-    for task, home in groups:
-        first.setdefault(task, json.loads(home))
-    return [Experiment(task, mine, ", ".join(changes(first[task], json.loads(home))))
-            for (task, home), mine in groups.items()]
+    found, varied = [], ("optimizer", "trials")
+    for row in sorted(rows, key=lambda row: ":" in row["method"]):  # variations last
+        mine, method = settings(row), row["method"]
+        homes = [each for each in found if settings(each.rows[0]) == mine]
+        if ":" in method:
+            homes += [each for each in found
+                      if settings(each.rows[0], varied) == settings(row, varied)
+                      and all(settings(other) == mine for other in each.rows
+                              if other["method"] == method)]
+        if not homes:
+            same_task = (settings(each.rows[0]) for each in found if each.task == row["task"])
+            first = next(same_task, mine)
+            note = ", ".join(f"{name} {mine.get(name)} in place of {first.get(name)}"
+                             for name in first | mine if mine.get(name) != first.get(name))
+            homes = [Experiment(row["task"], [], note)]
+            found += homes
+        homes[0].rows.append(row)
+    return found
 
 
 def read(paths: list[Path]) -> list[dict]:
@@ -118,23 +116,12 @@ def read(paths: list[Path]) -> list[dict]:
     first = {}
     for path in paths:
         file = path / RESULTS if path.is_dir() else path
-        try:
-            rows = read_results(file)
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror}") from error
+        rows = read_results(file)
         if not rows:
             raise UserError(f"{file} holds no results")
         for row in rows:
             where, other = first.setdefault(key(row), (file, row))
             if any(row[part] != other[part] for part in ("lengths", "accuracy", "exact")):
-                raise UserError(f"{place(where, other)} and {place(file, row)} have the same key "
-                                "and different figures: remove the wrong one")
+                raise UserError("{task}, base {base}, {method}, seed {seed}: ".format(**row)
+                                + f"lines of {where} and {file} differ: remove the wrong one")
     return [row for _, row in first.values()]
-
-
-def place(file: Path, row: dict) -> str:
-    """``results.jsonl, line 3``"""
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
-        with suppress(ValueError):
-            if json.loads(line) == row:
-                return f"{file}, line {number}"

@@ -1,13 +1,11 @@
 """Experiments as text: tables in Markdown, and small curves for a terminal."""
 
-from collections import Counter
 from collections.abc import Iterable
-from math import inf
 from statistics import fmean, stdev
 import sys
 
-from extras.claims import Difference, by_base, by_length, interval
-from extras.experiments import Experiment
+from extras.claims import differences, interval
+from extras.experiments import Experiment, by_base
 
 BLOCKS, DIGITS = "▁▂▃▄▅▆▇█", "0123456789"
 
@@ -34,8 +32,7 @@ def methods_table(each: Experiment) -> str:
     metric, splits, lines = each.claim.metric, each.splits, []
     for method in each.methods:
         mine = [row for row in each.rows if row["method"] == method]
-        means = [mean_and_sd(by_base(each.observed(method, metric, lengths)))
-                 for lengths in splits.values()]
+        means = [mean_and_sd(each.means(method, lengths)) for lengths in splits.values()]
         lines.append([f"`{method}`", str(len(mine)), str(mine[0]["trained"]),
                       str(max(row["inserted"] for row in mine)), *means])
     heads = [f"{metric} {name} {span(lengths)}" for name, lengths in splits.items()]
@@ -50,23 +47,20 @@ def claim_name(each: Experiment) -> str:
     return f"{each.task.capitalize()}, {each.claim.metric}, {lengths}{tuned}"
 
 
-def claims_table(compared: dict[Experiment, list[Difference]]) -> str:
+def claims_table(found: list[Experiment]) -> str:
     """A line for each difference; "" where there are none."""
     lines = []
-    for each, found in compared.items():
-        name = claim_name(each) if found else ""
-        for one in found:
+    for each in found:
+        for number, one in enumerate(differences(each)):
             low, high = interval(one.values)
-            lines.append([name, f"`{one.ours}` {mean_and_sd(one.side(0))}",
-                          f"`{one.theirs}` {mean_and_sd(one.side(1))}",
+            sides = (f"`{method}` {mean_and_sd(by_base(values))}"
+                     for method, values in zip(one.methods, one.observed))
+            lines.append(["" if number else claim_name(each), *sides,
                           f"{fmean(one.values):+.2f}", f"{low:+.2f} to {high:+.2f}",
                           f"{one.above_zero} of {len(one.pairs)}", one.verdict])
-            name = ""
     head = ["claim", "ours", "baseline", "difference", "95 % interval", "above zero", "verdict"]
     return markdown(head, lines) if lines else ""
 
-
-# -------------------------------------------------------------------------------------- terminal
 
 def encodes(text: str) -> bool:
     """Whether the terminal has all of its characters."""
@@ -79,25 +73,15 @@ def encodes(text: str) -> bool:
 
 def curves(each: Experiment, ascii_only: bool) -> str:
     """A character for each length, from 0 at the foot to 1; ``|`` is where OOD begins."""
-    marks = DIGITS if ascii_only else BLOCKS
-    values, splits = by_length(each), each.splits
-
-    def mark(bases: list[float]) -> str:
-        return marks[min(len(marks) - 1, int(fmean(bases) * len(marks)))] if bases else " "
-
+    marks, unit = (DIGITS, "tenths") if ascii_only else (BLOCKS, "eighths")
+    splits, width = each.splits, max(map(len, each.methods)) + 2
     ends = " | ".join(span(splits[name]) for name in ("ID", "OOD") if name in splits)
-    unit = "tenths" if ascii_only else "eighths"
-    shown = [f"{each.claim.metric} at length {ends}, in {unit}"]
-    for method, line in values.items():
-        curve = ("|" * (length == splits.get("OOD", [inf])[0]) + mark(line.get(length, []))
-                 for length in each.lengths)
-        shown.append(f"{method:{max(map(len, values)) + 2}}{''.join(curve)}")
-    return "\n".join(["```", *(line.rstrip() for line in shown), "```\n"])
-
-
-def dots(each: Difference) -> str:
-    """One character for each 0.02 from -0.2 to 1: how many pairs lie there."""
-    places = Counter(min(60, max(0, round((value + 0.2) / 0.02))) for value in each.pairs.values())
-    marks = [" .:3456789"[min(9, places[place])] for place in range(61)]
-    marks[10] = "|" if marks[10] == " " else marks[10]  # zero
-    return f"{each.ours + ' - ' + each.theirs:27}{''.join(marks)}".rstrip()
+    lines = [f"{each.claim.metric} at length {ends}, in {unit}"]
+    for method in each.methods:
+        line = f"{method:{width}}"
+        for length in each.lengths:
+            bases = each.means(method, [length])
+            line += "|" if length == splits.get("OOD", [None])[0] else ""
+            line += marks[min(len(marks) - 1, int(fmean(bases) * len(marks)))] if bases else " "
+        lines.append(line.rstrip())
+    return "\n".join(["```", *lines, "```\n"])

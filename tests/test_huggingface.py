@@ -4,7 +4,6 @@ The base is a tiny Llama, pre-trained here within seconds to count: ``7D,6,5U,6,
 say up or down from here on; at first it is up. Latents before commas are tuned to count down.
 """
 
-from functools import partial
 from pathlib import Path
 import random
 import re
@@ -139,22 +138,16 @@ def slow_decode(base, latents, notation: str, query, n_tokens: int) -> list[int]
     return response
 
 
-def share_right(base, latents, length: int) -> float:
-    """Of twenty queries, how many are answered by counting down ``length`` numbers."""
-    rows = [counting_down(random.Random(seed), length) for seed in range(20)]
-    queries, responses = map(list, zip(*rows))
-    answers = generate(base, latents, queries, max_new_tokens=2 * length)
-    return sum(answer == response for answer, response in zip(answers, responses)) / len(rows)
+def test_a_recipe_that_does_not_learn(ran):
+    """Of twenty queries, how many are answered right without latents, and with them?"""
+    queries, responses = zip(*(counting_down(random.Random(seed), 4) for seed in range(20)))
+    before, after = (sum(map(list.__eq__, generate(ran["base"], latents, list(queries), 8),
+                             responses)) for latents in (LatentTokens(Placement(), 64),
+                                                         ran["latents"]))
+    assert sum(ran["losses"][-10:]) / 10 < 0.2 * ran["losses"][0] and before < 2 and after > 18
 
 
-def test_the_loss_falls_and_answers_become_right(ran):
-    first, last = ran["losses"][0], sum(ran["losses"][-10:]) / 10
-    before = share_right(ran["base"], LatentTokens(Placement(), 64), 4)
-    after = share_right(ran["base"], ran["latents"], 4)
-    assert last < 0.2 * first and before < 0.1 and after > 0.9
-
-
-def test_the_base_stays_as_it_was(ran):
+def test_a_recipe_that_changes_the_base(ran):
     after = ran["model"].state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in ran["before"].items())
     assert all(parameter.grad is None for parameter in ran["model"].parameters())
@@ -162,7 +155,7 @@ def test_the_base_stays_as_it_was(ran):
 
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
-def test_cached_decoding_equals_uncached_decoding(base, notation):
+def test_a_cache_or_positions_that_decoding_gets_wrong(base, notation):
     latents = some_latents(base, notation)
     answers = generate(base, latents, QUERIES, 24)
     assert answers == [slow_decode(base, latents, notation, query, 24) for query in QUERIES]
@@ -170,7 +163,7 @@ def test_cached_decoding_equals_uncached_decoding(base, notation):
 
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
-def test_a_padded_batch_equals_single_rows(base, notation):
+def test_padding_that_changes_a_row(base, notation):
     latents = some_latents(base, notation)
     together = response_logits(base, latents, make_batch(latents.placement, QUERIES, RESPONSES))
     for logits, query, response in zip(together, QUERIES, RESPONSES):
@@ -179,33 +172,7 @@ def test_a_padded_batch_equals_single_rows(base, notation):
         torch.testing.assert_close(logits[:len(response)], alone[read], atol=1e-4, rtol=1e-4)
 
 
-def test_without_latents_it_is_the_plain_model(base):
-    nothing = LatentTokens(Placement(), 64)
-    batch = make_batch(nothing.placement, QUERIES[:1], RESPONSES[:1])
-    plain = base.model(input_ids=batch.token_ids).logits[:, 2:-1]
-    assert torch.equal(response_logits(base, nothing, batch), plain)
-    answer = generate(base, nothing, QUERIES[:1], 24)[0]
-    written = base.model.generate(torch.tensor(QUERIES[:1]), do_sample=False, max_new_tokens=24,
-                                  eos_token_id=None)[0, 3:]
-    assert answer == written.tolist()
-
-
-@pytest.mark.parametrize("notation", PLACEMENTS[:-1])
-def test_verbal_tokens_keep_their_positions(base, notation):
-    """What the rotary embedding gets while decoding."""
-    rotated = []
-    hook = base.model.model.rotary_emb.register_forward_pre_hook(
-        lambda module, args, kwargs: rotated.append(kwargs["position_ids"]), with_kwargs=True)
-    latents = some_latents(base, notation)
-    answer = generate(base, latents, QUERIES[2:], 12)[0]
-    hook.remove()
-    slots = reference.row_slots(notation, QUERIES[2], answer[:-1], SEPARATORS)
-    position_ids = torch.cat(rotated, dim=1)[0].tolist()[:len(slots)]
-    verbal = [position for slot, position in zip(slots, position_ids) if slot[0] == "verbal"]
-    assert verbal == list(range(len(QUERIES[2]) + 11))
-
-
-def test_latents_of_a_bfloat16_model_train_in_float32(path, ran):
+def test_latents_in_the_type_of_a_bfloat16_model(path, ran):
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     base = ran["Base"](model.requires_grad_(False))
     latents = some_latents(base, "Comma_2")
@@ -214,17 +181,3 @@ def test_latents_of_a_bfloat16_model_train_in_float32(path, ran):
     logits.sum().backward()
     assert logits.dtype == latents.vectors.grad.dtype == torch.float32
     assert generate(base, latents, QUERIES, 5)
-
-
-def test_shared_positions_are_taken_for_packed_sequences(base):
-    """Documents the trap, and would tell if a later version closed it: without a mask and without a
-    cache, equal neighbouring position ids begin a new sequence."""
-    latents = some_latents(base, "Comma_2")
-    batch = make_batch(latents.placement, QUERIES[:1], RESPONSES[:1])
-    embeddings = latents.embed(batch.sources, base.embed(batch.token_ids))
-    ones = torch.ones_like(batch.sources)  # (1, T)
-    run = partial(base.model, inputs_embeds=embeddings, position_ids=batch.position_ids)
-    right = run(attention_mask=ones.expand(ones.shape[1], -1).tril().bool()[None, None]).logits
-    assert (run(use_cache=False).logits - right).abs().max() > 1.0
-    for arguments in ({"use_cache": False, "attention_mask": ones}, {"use_cache": True}):
-        torch.testing.assert_close(run(**arguments).logits, right, atol=1e-4, rtol=0)

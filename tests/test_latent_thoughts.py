@@ -13,10 +13,9 @@ import torch
 
 from extras.latent_thoughts import __main__ as command, measure, report, text
 from extras.latent_thoughts.learning import Posterior, bound, infer, infer_thoughts, train
-from extras.latent_thoughts.model import VARIANTS, Config, Decoder, parameters_of
+from extras.latent_thoughts.model import Config, Decoder
 from extras.latent_thoughts.text import (RULES, chain, consistent_rules, draw_documents, follows,
                                          ideal_figures, share_following, share_of_best_rule, to_ids)
-from latent_tokens import UserError
 from tasks import decode
 from train import make_optimizers
 
@@ -61,18 +60,6 @@ def test_the_fast_loop_misses_the_posterior_of_a_linear_gaussian_toy():
     torch.testing.assert_close(q.log_variance, (-precision.log()).expand(2, 2), atol=0.05, rtol=0)
 
 
-def test_the_fast_loop_adds_to_the_gradients_of_the_decoder():
-    decoder = random_decoder(TINY)
-    before = [parameter.detach().clone() for parameter in decoder.parameters()]
-    for parameter in decoder.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    q, _ = infer_thoughts(decoder, TOKEN_IDS, TINY, 3, torch.Generator().manual_seed(0))
-    prior, _ = infer_thoughts(decoder, TOKEN_IDS, TINY, 0, torch.Generator().manual_seed(0))
-    assert q.mean.shape == (5, 2, 3, 2) and (q.kl() > 0).all() and (prior.kl() == 0).all()
-    for parameter, old in zip(decoder.parameters(), before):
-        assert torch.equal(parameter, old) and (parameter.grad == 1).all()
-
-
 def test_a_bound_without_kl_or_at_noise_that_the_fast_loop_has_seen():
     config = replace(TINY, samples=5)
     decoder, same = random_decoder(config), torch.Generator().manual_seed(7)
@@ -84,17 +71,6 @@ def test_a_bound_without_kl_or_at_noise_that_the_fast_loop_has_seen():
     nats = {"nll": nll, "kl": q.kl(), "bound": nll + q.kl(), "weighted": -weights.mean(dim=0).log()}
     assert figures == pytest.approx({name: values.mean().item() / (6 * len("44@47=83,"))
                                      for name, values in nats.items()}, rel=1e-4)
-
-
-def test_a_plain_gpt_with_a_kl_or_another_nll_than_model_py():
-    plain = replace(TINY, reads=False, window=0)
-    decoder = random_decoder(plain)
-    inputs, targets = TOKEN_IDS[:, :-1], TOKEN_IDS[:, 1:]
-    position_ids = torch.arange(inputs.shape[1]).expand(inputs.shape)
-    log_p = decoder(decoder.embed(inputs), position_ids).log_softmax(dim=-1)
-    nll = -log_p.gather(2, targets[..., None]).mean().item()
-    assert bound(decoder, TOKEN_IDS, plain, 0, 0) == pytest.approx(
-        {"nll": nll, "kl": 0, "weighted": nll, "bound": nll}, rel=1e-5)
 
 
 @pytest.mark.parametrize("window, reached", [(0, range(10, 55)), (3, range(10, 17))])
@@ -143,19 +119,6 @@ def test_slow_steps_other_than_two_written_out():
         torch.testing.assert_close(trained.state_dict()[name], weights, atol=1e-4, rtol=1e-3)
     held_out = to_ids(draw_documents("check", seed, 3, 6)[1])
     assert checks[-1] == {"sequences": 6} | bound(trained, held_out, config, 3, seed)
-
-
-def test_a_plain_gpt_that_is_the_smaller_model():
-    for config in (Config(), TINY):
-        for name, layers in (("plain", 0), ("plain-2", 1)):
-            plain = VARIANTS[name](config)
-            assert parameters_of(config) <= parameters_of(plain) < 1.6 * parameters_of(config)
-            assert (plain.n_layer, plain.window, plain.reads) == (config.n_layer + layers, 0, False)
-
-
-def test_rates_that_are_too_high_end_in_figures():
-    with pytest.raises(UserError, match="lower the rates"):
-        train(replace(TINY, fast_lr=1e30), 0)
 
 
 def test_documents_under_another_rule_than_they_say():

@@ -5,15 +5,14 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from extras import pictures
-from extras.experiments import experiments
 from tests.test_report import kept, only, printed, row
 
 ENDS = {"base": 0.1, "instruction": 0.1, "reminders": 1, "Start_4": 0.1, "End_4": 0.1, "Comma_4": 1}
 
 
-def rows(task="generation") -> list[dict]:
+def rows() -> list[dict]:
     return [row(method, {length: 0.9 if length < 6 else end - base / 50
-                         for length in range(1, 25)}, base, task=task)
+                         for length in range(1, 25)}, base)
             for method, end in ENDS.items() for base in (0, 1)]
 
 
@@ -29,9 +28,8 @@ def box(label: ET.Element) -> tuple[float, float, float, float]:
     return left, y - 0.75 * size, left + width, y + 0.2 * size
 
 
-@pytest.mark.parametrize("svg", [pictures.curves(only(rows())), pictures.dot_plot([only(rows())]),
-                                 pictures.dial(experiments(rows() + rows("generation-0")))],
-                         ids=["curves", "dots", "dial"])
+@pytest.mark.parametrize("svg", [pictures.curves(only(rows())), pictures.dot_plot([only(rows())])],
+                         ids=["curves", "dots"])
 def test_text_on_other_text_or_anything_outside(svg):
     _, _, width, height = map(float, ET.fromstring(svg).get("viewBox").split())
     boxes = [box(label) for label in parsed(svg, "text")]
@@ -80,9 +78,11 @@ def test_a_dot_that_is_not_at_its_difference():
     assert [float(dot.get("cx")) - zero for dot in parsed(svg, "circle")] == [0, 120]
 
 
-def test_a_picture_of_rows_that_are_not_there(tmp_path, capsys):
-    again = row("Comma_4", {16: 1.0}, task_checksum=2)
-    out = printed(capsys, kept(tmp_path / "a", *rows(), again), "--svg", str(tmp_path / "new"))
-    written = [line.split("/")[-1] for line in out.splitlines()]
-    assert written == ["generation.svg", "generation-again.svg", "differences.svg"]
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {*written}
+def test_one_picture_over_another_or_one_of_rows_that_are_not_there(tmp_path, capsys):
+    run, new = kept(tmp_path / "a", *rows()), str(tmp_path / "new")
+    again = kept(tmp_path / "b", row("Comma_4", {16: 1.0}, task_checksum=2))
+    with pytest.raises(SystemExit, match="2"):
+        printed(capsys, run, again, "--svg", new)
+    assert "draw one experiment at a time" in capsys.readouterr().err
+    assert [printed(capsys, each, "--svg", new).count("wrote") for each in (again, run)] == [1, 2]
+    assert (tmp_path / "new" / "differences.svg").exists()

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 import re
-import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -65,23 +63,25 @@ def test_experiments_mixed_in_one_table(tmp_path, capsys, other, named):
 
 
 def test_a_variation_beside_another_experiment():
-    """The optimizer of one name in two settings, and controls of two runs, apart in steps."""
-    short, long = {"steps": 5}, {"steps": 300}
-    rows = [row("Comma_4", {16: 0.1}, tuning=short), row("Comma_4", {16: 0.9}, tuning=long),
-            row("Comma_4:AdamW-1", {16: 0.8}, tuning=long | {"rate": 1}),
-            row("Comma_4:AdamW-1", {16: 0.7}, base=1, tuning=long | {"rate": 2}),
-            row("Comma_4:AdamW-3", {16: 0.5}, tuning=long | {"rate": 3}, task_checksum=2),
-            row("Comma_4:random", {16: 0.6}, tuning=long),
-            row("Comma_4:random", {16: 0.2}, tuning=short)]
-    found = [[(each["method"], *each["accuracy"]) for each in one.rows]
-             for one in experiments(rows)]
-    assert sorted(found) == [[("Comma_4", 0.1), ("Comma_4:random", 0.2)],
-                             [("Comma_4", 0.9), ("Comma_4:random", 0.6), ("Comma_4:AdamW-1", 0.8)],
-                             [("Comma_4:AdamW-1", 0.7)], [("Comma_4:AdamW-3", 0.5)]]
+    """The optimizer of one name in two settings, and controls of three runs, two of which are
+    apart in steps and two in trials."""
+    short, long, tried, adam, other = (
+        {"steps": steps, "optimizer": name, "trials": trials} for steps, name, trials in (
+            (5, "Muon", 1), (300, "Muon", 1), (300, "Muon", 3), (300, "AdamW", 1),
+            (300, "AdamW", 2)))
+    rows = [row(f"Comma_4:{name}", {16: value}, tuning=tuning) for name, value, tuning in (
+        ("AdamW-1", 0.8, adam), ("random", 0.3, tried), ("random", 0.6, long),
+        ("random", 0.2, short))]
+    rows += [row("Comma_4:AdamW-1", {16: 0.7}, base=1, tuning=other),
+             row("Comma_4:AdamW-3", {16: 0.5}, tuning=adam, task_checksum=2)]
+    rows += [row("Comma_4", {16: value}, tuning=tuning)
+             for value, tuning in ((0.1, short), (0.9, long), (0.4, tried))]
+    assert [[each["accuracy"][0] for each in one.rows] for one in experiments(rows)] == [
+        [0.1, 0.2], [0.9, 0.8, 0.6], [0.4, 0.3, 0.7], [0.5]]
 
 
 @pytest.mark.parametrize("lines, named", [
-    ([row("Comma_4", {6: 1.0}), "", "half", row("Comma_4", {6: 0.5})], "line 1 and .*line 4 have"),
+    ([row("Comma_4", {6: 1.0}), "half", row("Comma_4", {6: 0.5})], "0, Comma_4, seed 0: lines of"),
     (["{}", "[3]", "no JSON"], "holds no results"), (None, "results.jsonl")])
 def test_a_wrong_number_or_a_traceback_from_a_damaged_file(tmp_path, capsys, lines, named):
     folder = str(tmp_path) if lines is None else kept(tmp_path / "a", *lines)
@@ -95,15 +95,10 @@ def test_seeds_compared_with_other_seeds_or_on_tuned_lengths():
     """Pairs 0.2 and 0.1: mean 0.15, sd 0.0707, half-width 12.706 * 0.0707 / sqrt(2) = 0.635."""
     rows = [row("Comma_4", {5: 0.3, 16: far}, seed=seed) for seed, far in enumerate((1, 0.9, 0))]
     rows += [row("End_4", {5: 0.6, 16: 0.8}, seed=seed) for seed in (1, 0)]
-    assert tables.claims_table(claims.differences([only(rows)])).splitlines()[2] == (
+    assert tables.claims_table([only(rows)]).splitlines()[2] == (
         "| Generation, accuracy, equations 16 (tuned on 5) | `Comma_4` 0.95 ± 0.07 "
         "| `End_4` 0.80 ± 0.00 | +0.15 | -0.49 to +0.79 | 2 of 2 | ordering only |")
-    assert tables.claims_table(claims.differences([only(rows[:1] + rows[-1:])])) == ""  # one pair
-
-
-def difference(*values: float) -> claims.Difference:  # with two seeds on each base
-    return claims.Difference("Comma_4", "Start_4", {((index // 2, 1), index % 2): (value, 0.0)
-                                                    for index, value in enumerate(values)})
+    assert tables.claims_table([only(rows[:1] + rows[-1:])]) == ""  # one pair
 
 
 @pytest.mark.parametrize("values, verdict", [
@@ -112,14 +107,11 @@ def difference(*values: float) -> claims.Difference:  # with two seeds on each b
     ((0.9, 0.9) + (0.01, 0.01) * 4, "ordering only"),  # one base makes the mean
     ((0.5, 0.5), "ordering only"),  # one base
     ((-0.1, 0.0) * 5, "not reproduced")])
-def test_verdicts_kinder_than_their_definition(values, verdict):
-    assert difference(*values).verdict == verdict
-
-
-def test_an_interval_beyond_1_and_a_pair_without_its_dot():
+def test_verdicts_kinder_than_their_definition_or_an_interval_beyond_1(values, verdict):
+    ours = {((index // 2, 1), index % 2): value for index, value in enumerate(values)}
+    theirs = dict.fromkeys(ours, 0.0)  # two seeds on each base
+    assert claims.Difference(("Comma_4", "Start_4"), [ours, theirs]).verdict == verdict
     assert claims.interval([0.99, 0.5]) == (-1.0, 1.0)
-    marks = tables.dots(difference(0.0, 0.02, 0.02, 1.0, 1.0, 1.0, -0.7))[27:]
-    assert marks == "." + " " * 9 + ".:" + " " * 48 + "3"
 
 
 def test_a_new_task_that_needs_an_edit(monkeypatch):
@@ -129,17 +121,10 @@ def test_a_new_task_that_needs_an_edit(monkeypatch):
     monkeypatch.setitem(TASKS, "echo", Echo())
     rows = [row(method, {6: 1.0}, base, task="echo-3")
             for method in ("Comma_4", "End_4") for base in (0, 1)]
-    table = tables.claims_table(claims.differences([only(rows)]))
+    table = tables.claims_table([only(rows)])
     assert "| Echo-3, exact, 6 words | `Comma_4` 0.50 ± 0.00 |" in table
     unheard = only([row("8_2", {6: 0.25}, task="unheard")])
     assert tables.methods_table(unheard).endswith("| `8_2` | 1 | 512 | 24 | 0.25 |\n")
-
-
-@pytest.mark.parametrize("encoding, shown", [
-    ("utf-8", "±░"), ("cp437", "±░"), ("latin-1", "±"), ("ascii", ""), (None, "")])
-def test_what_a_terminal_can_show(encoding, shown, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding=encoding))
-    assert "".join(character for character in "±░" if tables.encodes(character)) == shown
 
 
 def test_an_ascii_terminal(tmp_path, monkeypatch, capsys):
@@ -154,11 +139,10 @@ def test_an_ascii_terminal(tmp_path, monkeypatch, capsys):
 def test_docs_made_of_other_rows(monkeypatch, tmp_path):
     monkeypatch.delitem(TASKS, "retrieval", raising=False)  # where testbeds.py has added it
     assert results.page(ROOT / "docs" / "results") == PAGE
-    confirm, dial = (experiments(read([ROOT / "docs" / "results" / name]))
-                     for name in ("confirm.jsonl", "dial.jsonl"))
-    (tmp_path / "dial.svg").write_text(pictures.dial(dial), encoding="utf-8")
-    for path in (*pictures.write(confirm, tmp_path), tmp_path / "dial.svg"):
-        assert path.read_bytes() == (ROOT / "docs" / path.name).read_bytes()
+    pictures.write(experiments(read([ROOT / "docs" / "results" / "confirm.jsonl"])), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        f"{name}.svg": (ROOT / "docs" / f"{name}.svg").read_bytes()
+        for name in ("generation", "repetition", "summation", "differences")}
 
 
 def test_a_table_of_the_readme_that_was_edited():
@@ -196,7 +180,7 @@ def test_columns_of_the_page_with_the_values_of_others():
     rows = [row("Comma_4", {6: 0.0, 16: accuracy}, base, task=task) for task, base, accuracy in (
         ("generation", 15, 0.75), ("generation-0.1", 150, 0.5), ("generation-0.1", 151, 1.0),
         ("generation-0", 150, 0.25), ("summation", 15, 0.1))]
-    assert results.dial_table(experiments(rows)).splitlines()[::2] == [
-        "| Generation, accuracy far OOD; rules restated with | 0 | 0.1 | 0.5 |",
-        "| `Comma_4` | 0.25 | 0.75 ± 0.35 | 0.75 |"]
+    head, _, _, line, *_ = results.dial_table(experiments(rows)).splitlines()
+    assert head == "| Generation, accuracy far OOD; rules restated with | 0 | 0.1 | 0.5 |"
+    assert line == "| `Comma_4` | 0.25 | 0.75 ± 0.35 | 0.75 |"
     assert results.dial_table(experiments(rows[:1])) == ""
