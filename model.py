@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 import os
 from pathlib import Path
+import zlib
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,6 @@ class GPTConfig:
             raise ValueError(f"n_embd {self.n_embd} must be a multiple of 2 * n_head = "
                              f"{2 * self.n_head}: every head rotates pairs of channels")
 
-    @property
-    def head_width(self) -> int:
-        """K"""
-        return self.n_embd // self.n_head
-
 
 # -------------------------------------------------------------------------------------- the cache
 
@@ -57,7 +53,8 @@ class KVCache:
     """Keys and values of all layers for up to ``capacity`` slots, and which of them are padding."""
 
     def __init__(self, config: GPTConfig, batch_size: int, capacity: int, device=None, dtype=None):
-        shape = (2, config.n_layer, batch_size, config.n_head, capacity, config.head_width)
+        shape = (2, config.n_layer, batch_size, config.n_head, capacity,
+                 config.n_embd // config.n_head)
         self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
         self.attention_mask = torch.empty(batch_size, capacity, dtype=torch.bool, device=device)
         self.capacity, self.length = capacity, 0  # slots that fit, slots stored
@@ -239,8 +236,13 @@ class GPT(nn.Module):
         mask = None  # causal order says it all, and attention is fastest
         if attention_mask is not None:
             mask = causal_mask(attention_mask, T=embeddings.shape[1])  # (B, 1, T, S)
-        rotary = rotary_tables(position_ids, self.config.head_width)
+        rotary = rotary_tables(position_ids, self.config.n_embd // self.config.n_head)
         x = embeddings
         for block in self.blocks:
             x = block(x, rotary, mask, cache)
         return self.head(self.final_norm(x))
+
+
+def weights_checksum(module: nn.Module) -> int:
+    tensors = module.state_dict().values()
+    return zlib.crc32(b"".join(each.cpu().numpy().tobytes() for each in tensors))

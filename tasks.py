@@ -33,7 +33,6 @@ def decode(token_ids: Iterable[int]) -> str:
 
 
 def random_source(purpose: str, seed: int) -> random.Random:
-    """A generator for each purpose and seed."""
     return random.Random(f"{purpose}/{seed}")
 
 
@@ -76,7 +75,7 @@ class Task:
     ood_lengths: range  # and tested on longer ones, too,
     far_lengths: range  # of which these are the longest
     length_name = "length {}"  # what a length counts
-    claim = Claim(("Comma_4",), ("Start_4", "End_4"))
+    claim = Claim(("Comma_4",), ("Start_4", "End_4"))  # what train.py compares, and by what
     pretraining: dict = {}  # the fields of PretrainConfig (train.py) that are to differ
 
     @property
@@ -88,11 +87,6 @@ class Task:
         """The first and last length of each."""
         return {name: (lengths[0], lengths[-1]) for name, lengths in (
             ("ID", self.id_lengths), ("OOD", self.ood_lengths), ("far OOD", self.far_lengths))}
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The placements that train.py compares."""
-        return (*self.claim.baselines, *self.claim.proposed)
 
     def example(self, rng: random.Random, length: int) -> Example:
         """A query that states nothing, and its response by the target rule."""
@@ -110,7 +104,6 @@ class Task:
         return rng.choice(self.rules)
 
     def header(self, rule: str) -> str:
-        """The rule in words."""
         return f"{self.letter}{rule}:"
 
     def restate(self, rng: random.Random, probability: float, rule: str,

@@ -1,8 +1,7 @@
 """Pre-train a small GPT, freeze it, tune nothing but a handful of latent tokens, and compare.
 
     python train.py                           the main job
-    python train.py --task all --seeds 2      all tasks, each on a base of its own; two seeds
-    python train.py --bases 0 1 2             three bases: the seeds of their pre-training
+    python train.py --task all --bases 0 1    all tasks, each on two bases: seeds of pre-training
     python train.py --methods Comma_2 8_2     more placements, on the same base
 
 A run lives in one folder, --out: bases, latents, and results.jsonl, to which each result adds a
@@ -18,22 +17,19 @@ from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
 import time
-import zlib
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
 from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch, pad,
                            response_logits, response_loss)
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, weights_checksum
 from tasks import (ALPHABET, END, NOT_SCORED, TASKS, TOKEN_ID, Example, Task, checksum, decode,
                    draw, draw_examples, encode, pretraining_batch, random_source, target_ids,
                    text_checksum)
 
-
-# ----------------------------------------------------------------------------------------- settings
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -54,10 +50,8 @@ class PretrainConfig:
 @dataclass(frozen=True)
 class TuneConfig:
     """The budget of one tuning, the same for every method, and that of its test."""
-
     steps: int = 300
     batch_size: int = 16  # examples per step, all of one in-distribution length
-    optimizer: str = "Muon"  # or "AdamW"
     # Pairs of learning rate and weight decay: all are tried, the best validation loss decides.
     trials: tuple = ((1.0, 0.05), (2.0, 0.05), (1.0, 0.2))
     warmup: int = 10  # steps
@@ -69,8 +63,7 @@ class TuneConfig:
 FAST_PRETRAIN = {"steps": 20, "warmup": 5, "needed_skill": 0.0}
 FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 
-# A method is a placement, such as Comma_4, or one of the references that insert no latents: nothing
-# is said to the base; the rule in words, before the query; the same, and again after every comma.
+# Methods without latents: nothing is said; the rule in words, once; after every comma, too.
 REFERENCES = ("base", "instruction", "reminders")
 
 
@@ -112,8 +105,7 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int,
-                      config: PretrainConfig | TuneConfig) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config) -> None:
     """From 0 up to its peak over ``warmup`` steps, down to 0 over the last part, ``decay``."""
     share = min(1.0, (step + 1) / config.warmup,
                 (config.steps - step) / max(1, config.decay * config.steps))
@@ -152,8 +144,7 @@ def pretrain(task: Task, config: PretrainConfig, device: str) -> tuple[GPT, floa
         able = skill(model, task, 300) if config.needed_skill else 0.0
         if able >= config.needed_skill:
             break
-        tqdm.write(f"{task.name}, base {config.seed}: {able:.0%} of 300 answers after {batches} "
-                   "steps are exact")
+        tqdm.write(f"{task.name}, base {config.seed}: {able:.0%} skill after {batches} steps")
     return model, able
 
 
@@ -170,10 +161,8 @@ def skill(model: GPT, task: Task, count: int) -> float:
 
 
 def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT:
-    """The base in a file, which is trained and written first where there is none.
-
-    Raises UserError if it is unreadable or has other settings, Unskilled if it lacks its skill.
-    """
+    """The base in a file, which is trained and written first where there is none. Raises UserError
+    if it is unreadable or has other settings, Unskilled if it lacks its skill."""
     settings = asdict(config) | {"text": text_checksum(task)}
     if not path.exists():
         model, able = pretrain(task, config, device)
@@ -183,8 +172,8 @@ def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> 
     except ValueError as error:
         raise UserError(f"{error}: delete it, or choose a new --out") from error
     for name, asked in settings.items():
-        if base.notes[name] != asked:
-            raise UserError(f"{path} was made with {name} = {base.notes[name]}, not {asked}: "
+        if base.notes.get(name) != asked:
+            raise UserError(f"{path} was made with {name} = {base.notes.get(name)}, not {asked}: "
                             "choose a new --out, or the same settings")
     if base.notes["skill"] < config.needed_skill:
         raise Unskilled(f"{path} answers only {base.notes['skill']:.0%} of 300 queries, with "
@@ -208,20 +197,16 @@ def to_batch(placement: Placement, examples: list[Example], device=None) -> Batc
                       [encode(example.response) for example in examples], device)
 
 
-def tune(base: GPT, task: Task, placement: Placement, seed: int,
-         config: TuneConfig) -> tuple[LatentTokens, list[dict]]:
+def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneConfig,
+         make_optimizer=Muon) -> tuple[LatentTokens, list[dict]]:
     """Train latents on in-distribution lengths: those of the best trial, and what each trial gave.
-
-    Raises UserError if no trial ends with a finite loss.
-    """
+    Raises UserError if no trial ends with a finite loss."""
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(placement, examples, base.device)
     tuned, trials = {}, []
     for lr, weight_decay in config.trials:
-        latents = LatentTokens(placement, base.config.n_embd)
-        latents.initialize(base.token_embedding.cpu(), torch.Generator().manual_seed(seed))
-        latents.to(base.device)
-        make_optimizer = {"Muon": Muon, "AdamW": torch.optim.AdamW}[config.optimizer]
+        latents = LatentTokens(placement, base.config.n_embd).to(base.device)
+        latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
         optimizer = make_optimizer(latents.parameters(), lr, weight_decay=weight_decay)
         rng = random_source(f"{task.name}/tune", seed)
         for step in tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None):
@@ -275,17 +260,11 @@ def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
 # ------------------------------------------------------------------------------ the folder of a run
 
 RESULTS = "results.jsonl"
-KEY = ("task", "base", "method", "seed", "tuning", "task_checksum", "base_checksum")
+KEY = ("task", "base", "method", "seed", "tuning", "task_checksum", "base_checksum")  # of a result
 
 
 def key(row: dict) -> tuple[str, ...]:
-    """All that a result depends on."""
     return tuple(json.dumps(row[name], sort_keys=True) for name in KEY)
-
-
-def weights_checksum(module: nn.Module) -> int:
-    tensors = module.state_dict().values()
-    return zlib.crc32(b"".join(each.cpu().numpy().tobytes() for each in tensors))
 
 
 def read_results(path: Path) -> list[dict]:
@@ -303,8 +282,8 @@ def read_results(path: Path) -> list[dict]:
 
 
 def append_result(path: Path, row: dict) -> None:
-    """Add a line: by one write, so that two commands cannot mix theirs, and always on a new line,
-    whatever a power cut or a full disk has left of the last one."""
+    """Add a line in one write, so that two commands cannot mix theirs; it is a new line even after
+    one that a full disk has cut short."""
     with open(path, "a", buffering=2 ** 20) as file:
         file.write(f"\n{json.dumps(row, allow_nan=False)}\n")
 
@@ -333,8 +312,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
-    add("--methods", nargs="+", metavar="M", help="placements such as Start_4, 8_2, Comma_4-own "
-        "(positions of its own) or Start_1+Comma_1; default: those of the task")
+    add("--methods", nargs="+", metavar="M", help="placements as in latent_tokens.py; default: "
+        "the task's")
     add("--seeds", type=int, default=1, metavar="N", help="tune and test with 0 ... N-1")
     add("--steps", type=int, default=300, metavar="N", help="of tuning; default: 300")
     add("--bases", type=int, nargs="+", default=[0], metavar="N", help="seeds of pre-training")
@@ -377,8 +356,8 @@ def run(args: argparse.Namespace) -> None:
     tuning = replace(TuneConfig(steps=args.steps), **FAST_TUNE if args.fast else {})
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
     tasks = [task for task in TASKS.values() if args.task in (task.name, "all")]
-    methods = {task: [*REFERENCES, *dict.fromkeys(
-        str(Placement.parse(name)) for name in args.methods or task.methods)] for task in tasks}
+    methods = {task: [*REFERENCES, *dict.fromkeys(str(Placement.parse(name)) for name in (
+        args.methods or task.claim.baselines + task.claim.proposed))] for task in tasks}
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).touch()
     finished = {key(row): row for row in read_results(folder / RESULTS)}
@@ -394,8 +373,8 @@ def run(args: argparse.Namespace) -> None:
         for seed, method in product(range(args.seeds), methods[task]):
             row = new_row(task, base_seed, base, method, seed, tuning)
             rows.append(finished.get(key(row)) or complete(row, base, task, folder, tuning))
-    for task in tasks:
-        print_table(task, [row for row in rows if row["task"] == task.name])
+    for name in dict.fromkeys(row["task"] for row in rows):
+        print_table(TASKS[name], [row for row in rows if row["task"] == name])
     print(f"\nwrote {folder / RESULTS}" + "; with --fast the numbers mean nothing" * args.fast)
     if failures:
         raise UserError("; ".join(failures))

@@ -30,7 +30,8 @@ def show(args: argparse.Namespace) -> None:
     run = Run.open(args)
     examples = draw_examples(run.task, [max(run.task.test_lengths)], "test", args.seed,
                              args.examples)
-    for placement in dict.fromkeys(map(Placement.parse, args.methods or run.task.methods)):
+    names = args.methods or run.task.claim.baselines + run.task.claim.proposed
+    for placement in dict.fromkeys(map(Placement.parse, names)):
         latents, method = run.latents(placement, args.seed), str(placement)
         for example, text in zip(examples, answers(run.base, latents, run.task, method, examples)):
             print(f"{method} on {example.query} {marked(example, text)}\n")

@@ -39,7 +39,8 @@ FULL_TRIALS = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))  # learning rate and we
 
 def default_rows(task: Task) -> list[str]:
     proposed = Placement.parse(task.claim.proposed[0])
-    rows = [*task.methods, str(replace(proposed, share_positions=False))]
+    without_sharing = replace(proposed, share_positions=False)
+    rows = [*task.claim.baselines, *task.claim.proposed, str(without_sharing)]
     for lengths in (task.id_lengths, task.test_lengths):
         longest = task.example(random_source("layout", 0), max(lengths))
         batch = to_batch(proposed, [longest])

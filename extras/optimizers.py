@@ -13,19 +13,22 @@ import argparse
 from dataclasses import replace
 from itertools import product
 
+import torch
+
 from extras.runs import Run, make_parser
 from latent_tokens import Placement, UserError
-from train import command, tune
+from train import Muon, command, tune
 
+OPTIMIZERS = {"Muon": Muon, "AdamW": torch.optim.AdamW}
 RATES = {"Muon": (0.5, 1.0, 2.0, 4.0), "AdamW": (0.03, 0.1, 0.3, 1.0)}
 
 
 def add_result(run: Run, placement: Placement, optimizer: str, lr: float, seed: int) -> None:
     name = f"{placement}:{optimizer}-{lr:g}"
-    config = replace(run.tuning(seed), optimizer=optimizer, trials=((lr, 0.05),))
+    config = replace(run.tuning(seed), trials=((lr, 0.05),))
 
     def measure() -> dict:
-        latents, trials = tune(run.base, run.task, placement, seed, config)
+        latents, trials = tune(run.base, run.task, placement, seed, config, OPTIMIZERS[optimizer])
         return run.test(latents, name, seed, config) | {"trials": trials}
 
     run.add(name, seed, config, measure)
@@ -33,7 +36,8 @@ def add_result(run: Run, placement: Placement, optimizer: str, lr: float, seed: 
 
 def compare(args: argparse.Namespace) -> None:
     run = Run.open(args)
-    placements = [Placement.parse(name) for name in args.methods or run.task.methods]
+    names = args.methods or run.task.claim.baselines + run.task.claim.proposed
+    placements = [Placement.parse(name) for name in names]
     for placement, (optimizer, rates) in product(placements, RATES.items()):
         for lr in rates:
             try:

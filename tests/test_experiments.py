@@ -142,7 +142,8 @@ def test_what_is_shuffled_removed_and_random():
 def test_controls_insert_as_many_latents_as_the_proposed_placement(name, tuned, tested, changes):
     task, proposed = TASKS[name], TASKS[name].claim.proposed[0]
     assert controls.default_rows(task) == [
-        *task.methods, f"{proposed}-own", f"Start_{tuned}", f"End_{tuned}", f"Start_{tested}",
+        *task.claim.baselines, *task.claim.proposed, f"{proposed}-own", f"Start_{tuned}",
+        f"End_{tuned}", f"Start_{tested}",
         f"End_{tested}", *(f"{proposed}:{change}" for change in changes), "full"]
 
 
@@ -207,8 +208,7 @@ def test_each_optimizer_and_rate_has_its_result_and_one_that_diverges_stops_none
     assert "no trial has a finite loss" in capsys.readouterr().out
     rows = {name: row for name, row in rows_in(finished).items() if ":" in name}
     assert list(rows) == ["Start_1+Comma_1:AdamW-1", "Start_1+Comma_1:Muon-1"]
-    assert [(row["tuning"]["optimizer"], row["tuning"]["trials"]) for row in rows.values()] == [
-        ("AdamW", [[1.0, 0.05]]), ("Muon", [[1.0, 0.05]])]
+    assert [row["tuning"]["trials"] for row in rows.values()] == [[[1.0, 0.05]]] * 2
     assert len({row["vectors_checksum"] for row in rows.values()}) == 2
 
 

@@ -45,8 +45,8 @@ def equal(one: dict, other: dict) -> bool:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_run_has_a_line_for_each_method_and_seed(name, tmp_path):
     rows, task = run(tmp_path, "--task", name, "--seeds", "2"), TASKS[name]
-    expected = [(name, 0, method, seed)
-                for seed in (0, 1) for method in (*train.REFERENCES, *task.methods)]
+    methods = [*train.REFERENCES, *task.claim.baselines, *task.claim.proposed]
+    expected = [(name, 0, method, seed) for seed in (0, 1) for method in methods]
     assert [(row["task"], row["base"], row["method"], row["seed"]) for row in rows] == expected
     for row in rows:
         lengths = list(range(1, 6)) if name == "generation" else list(task.test_lengths)
@@ -64,7 +64,8 @@ def test_a_run_leaves_its_files_and_no_others(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_all_methods_of_a_task_train_equally_many_numbers(task):
-    assert len({Placement.parse(name).total for name in task.methods}) == 1
+    names = task.claim.baselines + task.claim.proposed
+    assert len({Placement.parse(name).total for name in names}) == 1
 
 
 def test_a_line_says_what_was_trained_and_inserted(tmp_path):
@@ -175,13 +176,13 @@ def test_tuning_is_this_loop(optimizer, base):
     """Fresh gradients in each step, rates that fall to zero, weight decay, distinct noise."""
     task, placement = TASKS["generation"], Placement.parse("Comma_2")
     config = TuneConfig(steps=4, batch_size=4, warmup=2, validation_examples=5,
-                        optimizer=optimizer, trials=((0.5, 0.1),))
-    tuned, _ = train.tune(base, task, placement, 3, config)
+                        trials=((0.5, 0.1),))
+    make_optimizer = {"Muon": Muon, "AdamW": torch.optim.AdamW}[optimizer]
+    tuned, _ = train.tune(base, task, placement, 3, config, make_optimizer)
     latents, rng = LatentTokens(placement, 16), train.random_source("generation/tune", 3)
     latents.initialize(base.token_embedding, torch.Generator().manual_seed(3))
     assert (latents.vectors[0] - latents.vectors[1]).abs().mean() > 0.01
-    by_hand = {"Muon": Muon, "AdamW": torch.optim.AdamW}[optimizer](
-        latents.parameters(), lr=0.5, weight_decay=0.1)
+    by_hand = make_optimizer(latents.parameters(), lr=0.5, weight_decay=0.1)
     for share in (0.5, 0.75, 0.5, 0.25):
         by_hand.param_groups[0]["lr"] = 0.5 * share
         length = rng.choice(task.id_lengths)
@@ -270,7 +271,8 @@ def test_adding_a_task_takes_one_class(tmp_path, monkeypatch):
     echo = scope["Echo"]()
     monkeypatch.setitem(TASKS, echo.name, echo)
     rows = run(tmp_path, "--task", echo.name)
-    assert [row["method"] for row in rows] == [*train.REFERENCES, *echo.methods]
+    assert [row["method"] for row in rows] == [
+        *train.REFERENCES, *echo.claim.baselines, *echo.claim.proposed]
     assert rows[0]["lengths"] == list(echo.test_lengths)
 
 

@@ -113,7 +113,7 @@ class Decoder(GPT):
     def hidden(self, token_ids: Tensor, z: Tensor) -> Tensor:
         """The last layer's states, (B, N, D), for token_ids (B, N) and z (B, L, M, Z)."""
         x, position_ids = self.embed(token_ids), torch.arange(token_ids.shape[1])  # (N,)
-        rotary = rotary_tables(position_ids[None], self.config.head_width)
+        rotary = rotary_tables(position_ids[None], self.config.n_embd // self.config.n_head)
         back = position_ids[:, None] - position_ids  # (N, N): how many places back the other one is
         mask = (back >= 0) & (back < self.window) if self.window else None
         for layer, block in enumerate(self.blocks):
