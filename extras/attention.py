@@ -19,7 +19,6 @@ each. With ``Comma_m`` the last place is a comma, and its nearest group that of 
 import argparse
 from dataclasses import dataclass
 from math import inf, nan
-import sys
 from unittest import mock
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from extras.runs import Run, make_parser
+from extras.tables import encodes
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import Example, draw_examples
@@ -179,7 +179,7 @@ def show(args: argparse.Namespace) -> None:
     layout = Layout.of(latents.placement, examples[0])
     weights = attention(run.base, latents, examples[0])[layer + 1]  # (T, T)
     title = f"{latents.placement}, layer {layer}: each row attends to the columns"
-    shades = SHADES if "utf" in (sys.stdout.encoding or "").lower() else ASCII_SHADES
+    shades = SHADES if encodes(SHADES) else ASCII_SHADES
     print(tables(shares, items, places, layer), title, text_map(layout, weights, shades),
           sep="\n\n")
 

@@ -12,6 +12,7 @@ from timeit import repeat
 
 import torch
 
+from extras.runs import plain_parser
 from latent_tokens import LatentTokens, Placement, generate, response_loss
 from model import GPT
 from tasks import TASKS, draw_examples, encode
@@ -24,7 +25,7 @@ def compare(what: str, function: Callable, other: Callable, ideal: str) -> None:
 
 
 def tuning(model: GPT, notation: str) -> None:
-    """A step against one that tunes all weights, and insertion alone against the step."""
+    """A step against one that tunes all weights."""
     latents = LatentTokens(Placement.parse(notation), model.config.n_embd)
     examples = draw_examples(TASKS["generation"], [3], "tune", 0, TuneConfig.batch_size)
 
@@ -37,8 +38,6 @@ def tuning(model: GPT, notation: str) -> None:
     full, muon = torch.optim.AdamW(model.parameters(), 1e-9), Muon(latents.parameters(), 1e-9)
     compare(f"tuning step / all weights, {notation}", lambda: step(latents, muon),
             lambda: step(model, full), "2/3 and a little")
-    compare(f"insertion / tuning step, {notation}", lambda: to_batch(latents.placement, examples),
-            lambda: step(latents, muon), "0")
 
 
 def decoding(model: GPT, notation: str, ideal: str) -> None:
@@ -67,9 +66,7 @@ def measure(_: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    command(measure, argparse.ArgumentParser(
-        prog="extras.benchmark", description=__doc__, usage=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter), arguments)
+    command(measure, plain_parser("benchmark", __doc__), arguments)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import runpy
 from textwrap import indent
 import traceback
 
+from extras.runs import plain_parser
 from latent_tokens import AugmentedRow, Group, Placement, UserError, make_batch
 from train import command
 
@@ -177,9 +178,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="extras.exercises", description=__doc__,
-                                     usage=argparse.SUPPRESS,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser("exercises", __doc__)
     parser.add_argument("file", nargs="?")
     parser.add_argument("--blank", action="store_true", help="print the empty functions")
     command(compare, parser, arguments)

@@ -26,7 +26,6 @@ ROW = 36  # height of a row of dots
 
 Scale = Callable[[float], float]  # data to pixels
 
-
 # Colour, width and dashes of a line.
 REFERENCES = {"base": ("#777777", 1.5, "1 4"), "instruction": ("#333333", 1.5, "9 4"),
               "reminders": ("#111111", 1.5, "none")}

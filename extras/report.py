@@ -14,7 +14,8 @@ from pathlib import Path
 
 from extras import pictures
 from extras.experiments import experiments, read
-from extras.tables import BLOCKS, claims_table, curves, encodes, methods_table
+from extras.runs import plain_parser
+from extras.tables import claims_table, encodes, methods_table
 from train import command
 
 
@@ -25,16 +26,13 @@ def report(args: argparse.Namespace) -> None:
         return
     for each in found:
         again = f"{each.task} again, with {each.note}:\n" if each.note else ""
-        for part in (again, methods_table(each), curves(each, not encodes(BLOCKS)),
-                     claims_table([each])):
+        for part in (again, methods_table(each), claims_table([each])):
             if part:
                 print(part if encodes(part) else part.replace("±", "+/-"))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="extras.report", usage=argparse.SUPPRESS,
-                                     description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser("report", __doc__)
     parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")],
                         help="folders of runs, or files of results; default: runs/default")
     parser.add_argument("--svg", type=Path, metavar="FOLDER",

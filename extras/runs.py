@@ -22,11 +22,15 @@ from train import (KEY, REFERENCES, RESULTS, TuneConfig, append_result, key, new
                    read_results, split_means, test, tune, weights_checksum)
 
 
+def plain_parser(command: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"extras.{command}", usage=argparse.SUPPRESS,
+                                   description=description,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def make_parser(command: str, description: str, folder: str = "folder") -> argparse.ArgumentParser:
-    """What these commands have in common: which base of which run."""
-    parser = argparse.ArgumentParser(prog=f"extras.{command}", usage=argparse.SUPPRESS,
-                                     description=description,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """What most commands have in common: which base of which run."""
+    parser = plain_parser(command, description)
     add = parser.add_argument
     add(folder, type=Path, nargs="?" if folder == "folder" else None, default=Path("runs/default"))
     add("--task", default="generation", choices=TASKS)

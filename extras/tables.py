@@ -1,4 +1,4 @@
-"""Experiments as text: tables in Markdown, and small curves for a terminal."""
+"""Experiments as tables in Markdown."""
 
 from collections.abc import Iterable
 from statistics import fmean, stdev
@@ -6,8 +6,6 @@ import sys
 
 from extras.claims import differences, interval
 from extras.experiments import Experiment, by_base
-
-BLOCKS, DIGITS = "▁▂▃▄▅▆▇█", "0123456789"
 
 
 def markdown(head: list[str], lines: Iterable[list[str]]) -> str:
@@ -69,19 +67,3 @@ def encodes(text: str) -> bool:
         return True
     except UnicodeEncodeError:
         return False
-
-
-def curves(each: Experiment, ascii_only: bool) -> str:
-    """A character for each length, from 0 at the foot to 1; ``|`` is where OOD begins."""
-    marks, unit = (DIGITS, "tenths") if ascii_only else (BLOCKS, "eighths")
-    splits, width = each.splits, max(map(len, each.methods)) + 2
-    ends = " | ".join(span(splits[name]) for name in ("ID", "OOD") if name in splits)
-    lines = [f"{each.claim.metric} at length {ends}, in {unit}"]
-    for method in each.methods:
-        line = f"{method:{width}}"
-        for length in each.lengths:
-            bases = each.means(method, [length])
-            line += "|" if length == splits.get("OOD", [None])[0] else ""
-            line += marks[min(len(marks) - 1, int(fmean(bases) * len(marks)))] if bases else " "
-        lines.append(line.rstrip())
-    return "\n".join(["```", *lines, "```\n"])
