@@ -46,16 +46,6 @@ def test_the_nearest_group_of_a_comma_is_its_own_and_start_gets_older():
     assert kinds[8] == [1, 3, 1, 3, 3, 3, 0, 3, 2]  # the 4
 
 
-@pytest.mark.parametrize("notation", ["Comma_2", "Start_3", "End_2", "Start_1+Comma_1", "4_2-own"])
-def test_every_visible_slot_is_of_one_kind(model, notation):
-    examples = [CHAIN, Example("12@34=57,", "34@57=82,57@82=45,82@45=37,45@37=72,")]
-    shares, items, places = measure(model, tuned(notation), examples)
-    assert shares.shape == (3, 72, 4)  # uniform and two layers; 2 * 36 characters
-    torch.testing.assert_close(shares.sum(dim=2), torch.ones(3, 72))
-    assert items.tolist() == [1 + i // 9 for i in range(36)] * 2
-    assert places.tolist() == [1 + i % 9 for i in range(36)] * 2
-
-
 def test_queries_and_keys_are_not_mixed_up(model, monkeypatch):
     """Slot 5 attends to latent 2, slots 7 and 8 to latent 6; and "uniform" to all that is seen."""
     weights = torch.eye(9)[[0, 0, 0, 0, 0, 2, 0, 6, 6]][None]  # (1, T, T)
