@@ -1,8 +1,8 @@
 """Latent tokens: learnable vectors inserted between the verbal tokens of a frozen Transformer.
 
 The method of Sun, Chen, Li, Ding, "Enhancing Latent Computation in Transformers with Latent
-Tokens", arXiv 2505.12629: placement, insertion, position sharing, targets, decoding. Below, <S> and
-<C> are latents of ``Start_1+Comma_1``; the query is ``1,2``, the response ``3,4``.
+Tokens", arXiv 2505.12629. Below, <S> and <C> are the latents of ``Start_1+Comma_1``, one at the
+start and one before each comma; the query is ``1,2``, the response ``3,4``.
 
                    query                          response
     slot           0    1    2    3    4          5    6    7    8
@@ -36,7 +36,7 @@ import torch.nn.functional as F
 
 from tasks import NOT_SCORED, TOKEN_ID
 
-SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name in a placement -> the token ids it stands before
+SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name -> the token ids that its latents stand before
 COUNTS = [str(n) for n in range(1, 1000)]  # m and k in a placement
 OWN_POSITIONS = "-own"  # ends a placement whose latents do not share positions
 
@@ -62,7 +62,7 @@ class Model(Protocol):
 class Group:
     """m latents that always stand together, with vectors of their own (function specialization)."""
 
-    places: tuple[str, ...]  # "Start", "End", a separator, or k (digits) for every k verbal tokens
+    places: tuple[str, ...]  # "Start", "End", a separator, or "8": after every 8 verbal tokens
     m: int
     separators: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)  # token ids
 
@@ -89,7 +89,7 @@ class Placement:
         groups = []
         for term in notation.removesuffix(OWN_POSITIONS).split("+"):
             names, _, m = term.rpartition("_")
-            places = tuple(names.split(","))
+            places = tuple(sorted(names.split(","), key=lambda place: rank.get(place, 4)))
             if m not in COUNTS or not set(places) <= rank.keys():
                 known = "_m, ".join(["Start", "End", *separators])
                 raise UserError(f"unknown placement {notation!r}: expected {known}_m, k_m (after "
@@ -100,7 +100,7 @@ class Placement:
                 place: frozenset(separators[place]) for place in places if place in separators}))
         places = [place for group in groups for place in group.places]
         if len(set(places)) < len(places):
-            raise UserError(f"placement {notation!r} names a place twice: add up its m instead")
+            raise UserError(f"placement {notation!r} names a place twice: give the sum of its m")
         groups.sort(key=lambda group: (rank[group.places[0]], group.places))
         return cls(tuple(groups), share_positions=not notation.endswith(OWN_POSITIONS))
 
@@ -136,7 +136,7 @@ class AugmentedRow:
         self.already_there: list[int] = []  # latents that stand before the next verbal token
         for token_id in query:
             self.append(token_id)
-        # Those of End_1 and, after 8, 16, ... tokens, of 8_2 end the query; a comma's have to wait.
+        # Known by now: those of End, and of 8_2 after 8, 16, ... tokens. A comma's have to wait.
         self.already_there = placement.latents_before(len(query), None, len(query))
         self.insert(self.already_there, len(query))
 
@@ -158,8 +158,8 @@ class AugmentedRow:
         self.sources += sources
 
     def take_new_slots(self) -> tuple[list[int], list[int]]:
-        """Sources and position ids of the slots not fed yet, which now count as fed. Here M + i is
-        the i-th *new* verbal token, since only the new ones are embedded with them."""
+        """Sources and position ids of the slots not fed yet, which now count as fed. The sources
+        returned count verbal tokens from the first one not fed before."""
         M, new = self.placement.total, slice(self.fed_slots, None)
         sources = [j if j < M else j - self.fed_tokens for j in self.sources[new]]
         self.fed_slots, self.fed_tokens = len(self.sources), len(self.token_ids)
@@ -211,7 +211,7 @@ class LatentTokens(nn.Module):
 
     @torch.no_grad()
     def initialize(self, token_embedding: Tensor, generator: torch.Generator) -> None:
-        """Start near the mean of the vocabulary's embeddings (V, D); unknown in the paper."""
+        """Start near the mean of the vocabulary's embeddings (V, D); the paper does not say how."""
         noise = torch.randn(self.vectors.shape, generator=generator).to(self.vectors.device)
         self.vectors.copy_(token_embedding.mean(dim=0) + 0.1 * token_embedding.std(dim=0) * noise)
 
@@ -265,7 +265,7 @@ def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_
     comma that the model writes, as part of the response.
     """
     rows = [AugmentedRow(latents.placement, query) for query in queries]
-    responses, reminders = [[] for _ in rows], [[] for _ in rows]  # reminders: what is still due
+    responses, still_due = [[] for _ in rows], [[] for _ in rows]  # of a reminder, in each row
     verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)
     groups = latents.placement.groups
     recurring = sum(group.m for group in groups if {*group.places} - {"Start", "End"})
@@ -273,7 +273,7 @@ def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_
     cache = model.make_cache(len(rows), capacity)
     for _ in range(max_new_tokens):
         chosen = next_token_ids(model, latents, rows, verbal, cache)
-        for row, response, due, token_id in zip(rows, responses, reminders, chosen):
+        for row, response, due, token_id in zip(rows, responses, still_due, chosen):
             if due:
                 token_id = due.pop(0)
             elif token_id in comma_ids:

@@ -36,7 +36,7 @@ LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
 @dataclass(frozen=True)
 class GPTConfig:
     vocab_size: int
-    block_size: int = 352  # position ids seen in pre-training: 0 ... block_size - 1
+    block_size: int = 352  # position ids of pre-training: 0 ... 351 (for the reader and tests)
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128  # D
@@ -79,7 +79,7 @@ class KVCache:
 
 def rotary_tables(position_ids: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """cos and sin, each (B, 1, T, K), for position_ids (B, T): computed once per forward."""
-    half = torch.arange(head_width // 2, device=position_ids.device).float()  # bfloat16: 257 = 256
+    half = torch.arange(head_width // 2, device=position_ids.device).float()  # bfloat16 has no 257
     frequencies = 10_000.0 ** (-half / (head_width // 2))  # (K/2,) radians per position
     angles = position_ids[:, None, :, None] * frequencies  # (B, 1, T, K/2)
     angles = torch.cat([angles, angles], dim=-1)  # (B, 1, T, K)
@@ -145,7 +145,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = config
+        self.config, self.notes = config, {}  # notes: what is to be known of a base; see save
         self.embeddings = nn.ModuleList(  # table i: of the verbal token i places back
             nn.Embedding(config.vocab_size + 1, config.n_embd, padding_idx=config.vocab_size)
             for _ in range(1 + LOOK_BACK))

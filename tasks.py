@@ -138,7 +138,7 @@ class Generation(Task):
         query     44@47=83,
         response  47@83=34,83@34=21,34@21=53,      (length 3)
 
-    The target rule is the paper's: first digit |a1 + b1| mod 9, second |a2 - b2| mod 9. It is one
+    The target rule is the paper's: first digit (a1 + b1) mod 9, second |a2 - b2| mod 9. It is one
     of 54: an operation of + - x for each digit, modulo 5 ... 10. The plain rule is ++0.
     An equation is correct if its operands are the last operand and result *as written* before it
     and its result obeys the rule, so one early slip does not condemn everything after it.
@@ -211,7 +211,7 @@ class Repetition(Task):
     pretraining = {"steps": 640, "short": (16, 110), "short_until": 0.45}
 
     def header(self, rule: str) -> str:
-        """Two colons keep the rule out of what the next token's embedding looks back on."""
+        """Two colons, as an embedding also sees the two tokens before its own (model.py)."""
         return f"R{rule}::"
 
     def query(self, rng: random.Random, count: int) -> str:
@@ -237,7 +237,7 @@ class Repetition(Task):
 
         Short counts first. Restated mid-document, a rule changes where to stop, so the last
         statement decides. Where nothing is stated, the writer sometimes forgets it and falls back
-        to the plain stop; so an early statement is worth less and less.
+        to the plain stop, so that it pays to be reminded.
         """
         longest = round(min(21, 3 + 40 * progress))
         number = min(rng.randint(1, longest), rng.randint(1, longest))
@@ -344,7 +344,7 @@ def target_ids(task: Task, text: str) -> list[int]:
 
 
 def purpose_of(query: str) -> str:
-    """Every query serves one purpose: of all queries a tenth is for tests, a tenth to validate."""
+    """Tuning never sees the tenth of all queries kept for tests, nor the tenth to validate."""
     return {0: "test", 1: "validation"}.get(zlib.crc32(query.encode()) % 10, "tune")
 
 
@@ -358,7 +358,7 @@ def draw(task: Task, length: int, purpose: str, rng: random.Random) -> Example:
 
 def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
                   count: int) -> list[Example]:
-    """Some ``count`` examples, equally many of each length, in that order."""
+    """About ``count`` examples, equally many of each length, in that order."""
     rng = random_source(f"{task.name}/{purpose}", seed)
     return [draw(task, length, purpose, rng)
             for length in lengths for _ in range(max(1, count // len(lengths)))]
@@ -369,7 +369,7 @@ def checksum(task: Task) -> int:
     lengths = [*task.id_lengths, *task.test_lengths]
     examples = [example for purpose in ("tune", "validation", "test")
                 for example in draw_examples(task, lengths, purpose, seed=0, count=20)]
-    scores = [task.score(each, each.response[:n]) for each in examples for n in (5, None)]
+    scores = [task.score(each, text) for each in examples for text in (each.response, "47@83=34")]
     rule = task.header(task.target_rule)
     return zlib.crc32(repr((task.name, rule, task.splits, examples, scores)).encode())
 

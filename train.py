@@ -5,7 +5,7 @@
     python train.py --methods Comma_2 8_2     more placements, on the same base
 
 A run lives in one folder, --out: bases, latents, and results.jsonl, to which each result adds a
-line. What has a line there is not done again. What reads and varies a run stands in extras/.
+line. What has a line there is not done again. Tools that read or vary a run are in extras/.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config) -> None:
-    """From 0 up to its peak over ``warmup`` steps, down to 0 over the last part, ``decay``."""
+    """Up to its peak over ``warmup`` steps, down towards 0 over the last part, ``decay``."""
     share = min(1.0, (step + 1) / config.warmup,
                 (config.steps - step) / max(1, config.decay * config.steps))
     for group in optimizer.param_groups:
@@ -176,8 +176,8 @@ def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> 
             raise UserError(f"{path} was made with {name} = {base.notes.get(name)}, not {asked}: "
                             "choose a new --out, or the same settings")
     if base.notes["skill"] < config.needed_skill:
-        raise Unskilled(f"{path} answers only {base.notes['skill']:.0%} of 300 queries, with "
-                        "reminders: nothing is tuned on it, take another seed with --bases")
+        raise Unskilled(f"{path}: even with reminders in words {base.notes['skill']:.0%} of its "
+                        "answers are exact: nothing is tuned on it, take another seed with --bases")
     return base.to(device)
 
 
@@ -185,9 +185,9 @@ def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> 
 
 def in_words(task: Task, method: str, example: Example) -> Example:
     """The example with the rule in words where a reference has it."""
-    header = task.header(task.target_rule)
-    comma = "," + header * (method == "reminders")
-    return Example(header * (method in REFERENCES[1:]) + example.query.replace(",", comma),
+    header = task.header(task.target_rule) if method in ("instruction", "reminders") else ""
+    comma = "," + header if method == "reminders" else ","
+    return Example(header + example.query.replace(",", comma),
                    example.response.replace(",", comma))
 
 
@@ -218,11 +218,11 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
             set_learning_rate(optimizer, step, config)
             optimizer.step()
         with torch.no_grad():
-            loss = response_loss(base, latents, validation).item()
+            result = response_loss(base, latents, validation).item()
         trials.append({"lr": lr, "weight_decay": weight_decay,
-                       "validation_loss": loss if isfinite(loss) else None})
-        if isfinite(loss):
-            tuned.setdefault(loss, latents)
+                       "validation_loss": result if isfinite(result) else None})
+        if isfinite(result):
+            tuned.setdefault(result, latents)  # the first of two with equal losses
     if not tuned:
         raise UserError(f"{task.name}, {placement}, seed {seed}: no trial has a finite loss")
     return tuned[min(tuned)], trials
@@ -260,7 +260,7 @@ def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
 # ------------------------------------------------------------------------------ the folder of a run
 
 RESULTS = "results.jsonl"
-KEY = ("task", "base", "method", "seed", "tuning", "task_checksum", "base_checksum")  # of a result
+KEY = ("task", "base", "method", "seed", "tuning", "task_checksum", "base_checksum")  # is it there?
 
 
 def key(row: dict) -> tuple[str, ...]:
@@ -273,7 +273,7 @@ def read_results(path: Path) -> list[dict]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line or "{}")
-            rows += [row] if row and key(row) else []
+            rows += [row] if row and key(row) else []  # key raises where a field is missing
         except (ValueError, LookupError, TypeError):
             skipped += 1
     if skipped:
@@ -325,7 +325,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def new_row(task: Task, base_seed: int, base: GPT, method: str, seed: int,
             config: TuneConfig) -> dict:
-    """A result as far as it is known before the work: above all what it depends on."""
+    """What is known of a result beforehand: above all what it depends on."""
     return {"task": task.name, "base": base_seed, "method": method, "seed": seed,
             "tuning": asdict(config), "task_checksum": checksum(task),
             "base_checksum": weights_checksum(base), "splits": task.splits,

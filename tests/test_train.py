@@ -255,7 +255,7 @@ def test_nothing_is_tuned_on_a_base_without_its_skill(able, tmp_path, monkeypatc
         else:
             with pytest.raises(SystemExit):
                 again()
-            assert "base3.pt answers only 94% of 300 queries" in capsys.readouterr().err
+            assert "base3.pt: even with reminders in words 94%" in capsys.readouterr().err
     bases = {row["base"] for row in train.read_results(tmp_path / train.RESULTS)}
     assert bases == ({3, 4} if able == 0.95 else {4})
 
