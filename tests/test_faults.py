@@ -7,7 +7,7 @@ import pytest
 
 from latent_tokens import LatentTokens, generate
 from model import GPT
-from tasks import TASKS, encode
+from tasks import TASKS, Score, encode
 import train
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -65,16 +65,21 @@ def edit_id_lengths(patch):
     patch.setattr(type(TASKS["generation"]), "id_lengths", range(1, 3 + 1))
 
 
+def edit_far_lengths(patch):
+    patch.setattr(type(TASKS["generation"]), "far_lengths", range(5, 6))
+
+
 def edit_score(patch):
-    patch.setattr(type(TASKS["generation"]), "after", lambda self, item: "44@47=83")
+    patch.setattr(type(TASKS["generation"]), "score", lambda self, example, text: {
+        length: Score(1.0, True) for length in range(1, 6)})
 
 
 def edit_tuning(patch):
     patch.setitem(train.FAST_TUNE, "batch_size", 5)
 
 
-@pytest.mark.parametrize("edit", [edit_lengths, edit_rule, edit_id_lengths, edit_score,
-                                  edit_tuning])
+@pytest.mark.parametrize("edit", [edit_lengths, edit_rule, edit_id_lengths, edit_far_lengths,
+                                  edit_score, edit_tuning])
 def test_a_line_of_another_experiment_is_neither_lost_nor_mixed_in(edit, finished, monkeypatch,
                                                                    capsys):
     before = content(finished)

@@ -10,7 +10,7 @@ from extras import show
 import latent_tokens
 from latent_tokens import SEPARATORS, LatentTokens, Placement, generate
 from model import GPT
-from tasks import TASKS, TOKEN_ID, decode, draw_examples, encode
+from tasks import TOKEN_ID, decode, encode
 from tests.command_line import refused
 
 
@@ -83,12 +83,6 @@ def test_the_prompt_is_decoded_with_the_latents_of_the_run(finished, capsys, mon
     response = decode(generate(base, latents, [encode("1,2")], 5, TOKEN_ID[";"])[0])
     assert len(response) == 5 and title == f"Start_1+Comma_1 on 1,2 writes {response}"
     assert picture == show.diagram(latents.placement, "1,2", response, width=100) + "\n"
-
-
-def test_without_a_prompt_it_is_a_query_that_nothing_was_tuned_on(finished, capsys):
-    show.main([str(finished), "--method", "Start_1+Comma_1"])
-    query = capsys.readouterr().out.split()[2]
-    assert draw_examples(TASKS["generation"], (5,), "test", 0, 4)[0].query == query
 
 
 @pytest.mark.parametrize("arguments, expected", [

@@ -59,7 +59,8 @@ def test_wrong_operands_are_wrong():
 
 
 def test_an_answer_that_breaks_off_is_wrong_from_there_on():
-    assert score_generation("47@83=34,8") == ([1, 0, 0, 0], [True, False, False, False])
+    for broken in ("47@83=34,8", "47@83=34,8,,", "47@83=34,8,8,8"):
+        assert score_generation(broken) == ([1, 0, 0, 0], [True, False, False, False])
 
 
 # ------------------------------------------------------------------------ Repetition
