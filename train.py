@@ -329,7 +329,7 @@ def new_row(task: Task, base_seed: int, base: GPT, method: str, seed: int,
     return {"task": task.name, "base": base_seed, "method": method, "seed": seed,
             "tuning": asdict(config), "task_checksum": checksum(task),
             "base_checksum": weights_checksum(base), "splits": task.splits,
-            "torch": torch.__version__, "threads": torch.get_num_threads()}
+            "torch": torch.__version__, "threads": torch.get_num_threads(), "device": base.device.type}
 
 
 def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig) -> dict:
