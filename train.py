@@ -327,9 +327,9 @@ def new_row(task: Task, base_seed: int, base: GPT, method: str, seed: int,
             config: TuneConfig) -> dict:
     """What is known of a result beforehand: above all what it depends on."""
     return {"task": task.name, "base": base_seed, "method": method, "seed": seed,
-            "tuning": asdict(config), "task_checksum": checksum(task),
-            "base_checksum": weights_checksum(base), "splits": task.splits,
-            "torch": torch.__version__, "threads": torch.get_num_threads(), "device": base.device.type}
+            "tuning": asdict(config), "task_checksum": checksum(task), "splits": task.splits,
+            "base_checksum": weights_checksum(base), "device": str(base.device),
+            "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig) -> dict:
