@@ -273,8 +273,9 @@ def read_results(path: Path) -> list[dict]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line or "{}")
-            rows += [row] if row and key(row) else []  # key raises where a field is missing
-        except (ValueError, LookupError, TypeError):
+            if row and key(row) and split_means(row, "accuracy") and split_means(row, "exact"):
+                rows.append(row)
+        except (ValueError, LookupError, TypeError, AttributeError):  # a field is missing
             skipped += 1
     if skipped:
         tqdm.write(f"{path}: lines that are no whole results are skipped: {skipped}")
@@ -282,8 +283,7 @@ def read_results(path: Path) -> list[dict]:
 
 
 def append_result(path: Path, row: dict) -> None:
-    """Add a line in one write, so that two commands cannot mix theirs; it is a new line even after
-    one that a full disk has cut short."""
+    """Add a line in one write, so that commands cannot mix theirs; half a line may precede it."""
     with open(path, "a", buffering=2 ** 20) as file:
         file.write(f"\n{json.dumps(row, allow_nan=False)}\n")
 
