@@ -155,8 +155,6 @@ def test_lines_of_commands_at_once_do_not_mix(tmp_path):
     assert sorted(row["seed"] for row in rows) == list(range(200))
 
 
-# ------------------------------------------------------------------------------------ interruptions
-
 def test_ctrl_c_costs_the_base_in_work_and_no_other_file(tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
