@@ -89,7 +89,7 @@ class Placement:
         groups = []
         for term in notation.removesuffix(OWN_POSITIONS).split("+"):
             names, _, m = term.rpartition("_")
-            places = tuple(sorted(names.split(","), key=lambda place: rank.get(place, 4)))
+            places = tuple(sorted(names.split(","), key=lambda place: (rank.get(place, 4), place)))
             if m not in COUNTS or not set(places) <= rank.keys():
                 known = "_m, ".join(["Start", "End", *separators])
                 raise UserError(f"unknown placement {notation!r}: expected {known}_m, k_m (after "

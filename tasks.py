@@ -359,22 +359,22 @@ def draw(task: Task, length: int, purpose: str, rng: random.Random) -> Example:
 def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
                   count: int) -> list[Example]:
     """About ``count`` examples, equally many of each length, in that order."""
-    rng = random_source(f"{task.name}/{purpose}", seed)
-    return [draw(task, length, purpose, rng)
-            for length in lengths for _ in range(max(1, count // len(lengths)))]
+    rng, each = random_source(f"{task.name}/{purpose}", seed), max(1, count // len(lengths))
+    return [draw(task, length, purpose, rng) for length in lengths for _ in range(each)]
 
 
 def checksum(task: Task) -> int:
-    """Of what a task is: its rule, its lengths, and a sample of its examples and scores."""
-    lengths = [*task.id_lengths, *task.test_lengths]
-    examples = [example for purpose in ("tune", "validation", "test")
-                for example in draw_examples(task, lengths, purpose, seed=0, count=20)]
-    scores = [task.score(each, text) for each in examples for text in (each.response, "47@83=34")]
-    rule = task.header(task.target_rule)
-    return zlib.crc32(repr((task.name, rule, task.splits, examples, scores)).encode())
+    """Of what a task is: its text, rule, lengths, and a sample of its examples and scores."""
+    lengths, examples = [*task.id_lengths, *task.test_lengths], []
+    for purpose in ("tune", "validation", "test"):
+        examples += draw_examples(task, lengths, purpose, seed=0, count=20)
+    scores = [task.score(each, text) for each in examples for text in (
+        each.response, each.response[:-1], each.response.replace("3", "4"), "00@00=00," * 24)]
+    parts = text_checksum(task), task.header(task.target_rule), task.splits, examples, scores
+    return zlib.crc32(repr(parts).encode())
 
 
-def text_checksum(task: Task) -> int:
-    """Of a sample of the pre-training text."""
+def text_checksum(task: Task) -> int:  # of a sample of the pre-training text, and its alphabet
     rng = random_source("checksum", 0)
-    return zlib.crc32("".join(task.document(rng, n / 1000) for n in range(1000)).encode())
+    documents = (task.document(rng, n / 1000) for n in range(1000))
+    return zlib.crc32("".join([ALPHABET, *documents]).encode())

@@ -187,8 +187,7 @@ def in_words(task: Task, method: str, example: Example) -> Example:
     """The example with the rule in words where a reference has it."""
     header = task.header(task.target_rule) if method in ("instruction", "reminders") else ""
     comma = "," + header if method == "reminders" else ","
-    return Example(header + example.query.replace(",", comma),
-                   example.response.replace(",", comma))
+    return Example(header + example.query.replace(",", comma), example.response.replace(",", comma))
 
 
 def to_batch(placement: Placement, examples: list[Example], device=None) -> Batch:
@@ -238,7 +237,8 @@ def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
         responses = generate(base, latents, [encode(each.query) for each in chunk],
                              max(len(each.response) for each in chunk), TOKEN_ID[END],
                              encode(reminder))
-        texts += [decode(token_ids).replace("," + reminder, ",") for token_ids in responses]
+        texts += [decode(token_ids[:None if END in each.response else len(each.response)])
+                  .replace("," + reminder, ",") for each, token_ids in zip(chunk, responses)]
     return texts
 
 

@@ -36,6 +36,7 @@ def add_result(run: Run, placement: Placement, optimizer: str, lr: float, seed: 
 
 def compare(args: argparse.Namespace) -> None:
     run = Run.open(args)
+    run.tuning(args.seed)  # refused here where there is no result to join
     names = args.methods or run.task.claim.baselines + run.task.claim.proposed
     placements = [Placement.parse(name) for name in names]
     for placement, (optimizer, rates) in product(placements, RATES.items()):
