@@ -9,6 +9,7 @@ and tests state nothing: to make the frozen base follow the target rule is the l
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count, product
 import random
 import re
 from string import ascii_lowercase
@@ -50,12 +51,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Claim:
-    """The proposed placements do better than the baselines, by a metric on a split."""
+    """The proposed placements lose less than the baselines beyond the lengths tuned on."""
 
     proposed: tuple[str, ...]
     baselines: tuple[str, ...]
-    metric: str = "accuracy"  # or "exact": the fields of Score
-    split: str = "far OOD"  # or another of Task.splits
+    metrics: tuple[str, ...] = ("accuracy",)  # by each of these fields of Score
 
 
 class Task:
@@ -70,12 +70,13 @@ class Task:
     letter: str  # opens a header, "G" in "G+-9:", and stands nowhere else
     target_rule: str  # what latents are tuned to elicit
     plain_rule: str  # what a document follows before it states a rule
-    rules: tuple[str, ...]  # the family (not needed where ``any_rule`` is overridden)
+    rules: tuple[str, ...]  # those that text states
     id_lengths: range  # "in distribution": latents are tuned on these lengths
     ood_lengths: range  # and tested on longer ones, too,
     far_lengths: range  # of which these are the longest
     length_name = "length {}"  # what a length counts
-    claim = Claim(("Comma_4",), ("Start_4", "End_4"))  # what train.py compares, and by what
+    claim = Claim(("Comma_4",), ("Start_4", "End_4"))  # what train.py compares
+    skill_method = "instruction"  # with which words a base must be able to answer (train.py)
     pretraining: dict = {}  # the fields of PretrainConfig (train.py) that are to differ
 
     @property
@@ -100,18 +101,25 @@ class Task:
         """One document of the pre-training text, when this share (0 ... 1) of it has been read."""
         raise NotImplementedError
 
-    def any_rule(self, rng: random.Random) -> str:
-        return rng.choice(self.rules)
-
     def header(self, rule: str) -> str:
         return f"{self.letter}{rule}:"
+
+    @property
+    def instruction(self) -> str:
+        """The target rule in words, as the references say it before a query."""
+        return self.header(self.target_rule)
+
+    @property
+    def reminder(self) -> str:
+        """And as they say it after a comma."""
+        return self.header(self.target_rule)
 
     def restate(self, rng: random.Random, probability: float, rule: str,
                 new: str = "") -> tuple[str, str]:
         """With this probability a new rule (any, if none is given) and its header, else this rule
         and no header."""
         if probability and rng.random() < probability:  # at 0 nothing is drawn
-            rule = new or self.any_rule(rng)
+            rule = new or rng.choice(self.rules)
             return rule, self.header(rule)
         return rule, ""
 
@@ -135,29 +143,33 @@ def two_digits(rng: random.Random) -> str:
 class Generation(Task):
     """Continue a chain of equations; each takes the last operand and the last result.
 
-        query     44@47=83,
-        response  47@83=34,83@34=21,34@21=53,      (length 3)
+        query     44@47=83
+        response  ,47@83=34,83@34=21,34@21=53      (length 3)
 
-    The target rule is the paper's: first digit (a1 + b1) mod 9, second |a2 - b2| mod 9. It is one
-    of 54: an operation of + - x for each digit, modulo 5 ... 10. The plain rule is ++0.
-    An equation is correct if its operands are the last operand and result *as written* before it
-    and its result obeys the rule, so one early slip does not condemn everything after it.
+    The target rule is the paper's: first digit (a1 + b1) mod 9, second |a2 - b2| mod 9. *No text
+    states or follows it*, only the 53 others with an operation of + - x for each digit and modulo
+    5 ... 10. The plain rule is ++0.
+    An equation is correct if it follows from the one before *as written*, so one wrong result does
+    not condemn everything after it. But once an operand is not copied, nothing after it counts; nor
+    does an equation that is the one before again. So no constant text scores.
     ``accuracy`` at length k is that of equation k alone; ``exact`` asks for all k to be right.
     """
 
     name, letter = "generation", "G"
     target_rule, plain_rule = "+-9", "++0"
+    rules = tuple(rule for rule in map("".join, product("+-x", "+-x", "567890")) if rule != "+-9")
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
     length_name = "equations {}"
     pretraining = {"steps": 900, "short_until": 0.5}
-    restated = 0.5  # how often a document that states rules does so before an equation
+    restated = 0.0  # how often a document that states a rule states another before an equation
 
     def example(self, rng: random.Random, length: int) -> Example:
-        chain = [equation(self.target_rule, two_digits(rng), two_digits(rng))]
+        left = str(rng.randint(10, 89))  # from first digits 0, 9 a chain can end in 00@00=00
+        chain = [equation(self.target_rule, left, two_digits(rng))]
         for _ in range(length):
             chain.append(self.after(chain[-1]))
-        return Example(chain[0] + ",", ",".join(chain[1:]) + ",")
+        return Example(chain[0], "".join("," + item for item in chain[1:]))
 
     def after(self, item: str) -> str | None:
         """The equation that follows by the target rule; None where ``item`` is no equation."""
@@ -165,31 +177,34 @@ class Generation(Task):
         return equation(self.target_rule, *operands.groups()) if operands else None
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
-        items, scores, exact = [example.query.rstrip(","), *text.split(",")], {}, True
+        items = iter((example.query + text).split(","))
+        before, exact, scores = next(items), True, {}
+        linked = before == example.query
         for length in range(1, example.response.count(",") + 1):
-            correct = length < len(items) and items[length] == self.after(items[length - 1])
-            exact = exact and correct
+            item, expected = next(items, ""), self.after(before) or ","  # no item has a comma
+            linked = linked and item[:6] == expected[:6]  # 47@83=
+            correct = linked and item == expected != before
+            exact, before = exact and correct, item
             scores[length] = Score(float(correct), exact)
         return scores
 
     def document(self, rng: random.Random, progress: float) -> str:
-        """``G+-9:44@47=83,47@83=34,Gxx7:83@34=35,;``
+        """``Gxx7:44@47=20,47@20=01,;`` or, with a late statement, ``44@47=81,Gxx7:47@81=41,;``
 
-        Two equations on average in the first half of pre-training, five in the second.
+        A rule is stated once, mostly at the start, and never again. Two equations on average in the
+        first half of pre-training, five in the second.
         """
-        states_rules = rng.random() < 0.75
-        rule, text = self.restate(rng, 0.75 * states_rules, self.plain_rule)
+        rule, text, states_rule = self.plain_rule, "", rng.random() < 0.75
+        place = 0 if rng.random() < 0.75 else rng.randint(1, 4)  # before which equation
         left, right = two_digits(rng), two_digits(rng)
-        while True:
+        for index in count():
+            if states_rule and (index == place or rng.random() < self.restated):
+                rule = rng.choice(self.rules)
+                text += self.header(rule)
             text += equation(rule, left, right) + ","
             left, right = right, text[-3:-1]
             if rng.random() < (0.5 if progress < 0.5 else 0.2):
                 return text + END
-            rule, header = self.restate(rng, self.restated * states_rules, rule)
-            text += header
-
-    def any_rule(self, rng: random.Random) -> str:
-        return rng.choice("+-x") + rng.choice("+-x") + rng.choice("567890")
 
 
 class Repetition(Task):
@@ -207,7 +222,8 @@ class Repetition(Task):
     target_rule, plain_rule, rules = "-0", "+1", ("+0", "+1", "-0", "-1")
     id_lengths, ood_lengths, far_lengths = range(1, 9), range(9, 21), range(15, 21)
     length_name = "n = {}"
-    claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"), "exact", "OOD")
+    claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"), ("exact", "accuracy"))
+    skill_method = "reminders"
     pretraining = {"steps": 640, "short": (16, 110), "short_until": 0.45}
 
     def header(self, rule: str) -> str:
@@ -271,7 +287,8 @@ class Summation(Task):
     target_rule, plain_rule, rules = "+", "-", ("+", "-", "x")
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
     length_name = "{} variables"
-    claim = Claim(("Comma_2", "8_2"), ("Start_2", "End_2"), "exact", "OOD")
+    claim = Claim(("Comma_2", "8_2"), ("Start_2", "End_2"), ("exact",))
+    skill_method = "reminders"
     pretraining = {"steps": 660, "short_until": 1 / 3}
 
     def variables(self, rng: random.Random, count: int) -> tuple[dict[str, int], list[str]]:
@@ -370,7 +387,8 @@ def checksum(task: Task) -> int:
         examples += draw_examples(task, lengths, purpose, seed=0, count=20)
     scores = [task.score(each, text) for each in examples for text in (
         each.response, each.response[:-1], each.response.replace("3", "4"), "00@00=00," * 24)]
-    parts = text_checksum(task), task.header(task.target_rule), task.splits, examples, scores
+    words = task.instruction, task.reminder
+    parts = text_checksum(task), words, task.splits, examples, scores
     return zlib.crc32(repr(parts).encode())
 
 

@@ -15,6 +15,7 @@ its tuned latents:
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
     Comma_4:shuffled     every tuned vector in the place of the next
     Start_2+Comma_2:removed  (Repetition) without the last group
+    Start_4:Comma_4      (by --rows alone) what is tuned as Start_4, used as Comma_4
 """
 
 import argparse
@@ -89,7 +90,7 @@ def other_rules(task: Task) -> list[Task]:
     rng, tasks = random_source("other rules", 0), {}
     for _ in range(1000):  # enough to draw each of Generation's 54 rules
         other = copy(task)
-        other.target_rule = task.any_rule(rng)
+        other.target_rule = rng.choice(task.rules)
         tasks[other.target_rule] = other
     tasks.pop(task.target_rule, None)
     return list(tasks.values())

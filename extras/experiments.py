@@ -6,6 +6,7 @@ base is known by the checksum of its weights, too.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,15 +16,6 @@ from tasks import TASKS, Claim, Task
 from train import RESULTS, key, read_results
 
 Base = tuple[int, int]  # the seed of its pre-training, and the checksum of its weights
-Pair = tuple[Base, int]  # and a tuning seed
-
-
-def by_base(values: dict[Pair, float]) -> list[float]:
-    """The means over seeds, one for each base; with one base, the values of the seeds."""
-    bases = defaultdict(list)
-    for (base, _), value in values.items():
-        bases[base].append(value)
-    return [fmean(seeds) for seeds in bases.values()] if len(bases) > 1 else list(values.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +53,15 @@ class Experiment:
         return {name: lengths for name, (first, last) in self.rows[0]["splits"].items()
                 if (lengths := [each for each in self.lengths if first <= each <= last])}
 
-    def observed(self, method: str, lengths: list[int]) -> dict[Pair, float]:
-        """The metric of the claim, as a mean over these lengths, for each base and seed."""
-        values = {}
+    def by_base(self, method: str, metric: str, lengths: Sequence[int]) -> dict[Base, float]:
+        """The mean over these lengths, then over tuning seeds, on each base."""
+        seeds = defaultdict(list)
         for row in self.rows:
-            scores = zip(row["lengths"], row[self.claim.metric], strict=True)
+            scores = zip(row["lengths"], row[metric], strict=True)
             tested = [score for length, score in scores if length in lengths]
             if row["method"] == method and tested:
-                values[(row["base"], row["base_checksum"]), row["seed"]] = fmean(tested)
-        return values
-
-    def means(self, method: str, lengths: list[int]) -> list[float]:
-        return by_base(self.observed(method, lengths))
+                seeds[row["base"], row["base_checksum"]].append(fmean(tested))
+        return {base: fmean(values) for base, values in seeds.items()}
 
 
 def settings(row: dict, varied: tuple[str, ...] = ()) -> dict:

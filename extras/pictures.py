@@ -1,7 +1,7 @@
 """The pictures that ``extras.report --svg`` writes, without a plotting library.
 
-    {task}.svg       the metric of the claim against length, a line for each method
-    differences.svg  each pair of a claim's differences as a dot, and the interval of the mean
+    {task}.svg       the claim's first metric against length, a line for each method
+    differences.svg  each base as a dot, for both differences of a claim (claims.py)
 
 An SVG is text: ``<polyline points="40,20 60,80"/>`` is a line, and y grows downwards. So a picture
 is a list of strings, and a scale from data to pixels is all the geometry there is. The white ground
@@ -15,14 +15,14 @@ from math import floor
 from pathlib import Path
 from statistics import fmean
 
-from extras.claims import Difference, differences, interval
+from extras.claims import Difference, differences, inner_range, verdicts
 from extras.experiments import Experiment
-from extras.tables import span
+from extras.tables import claim_name, span
 from latent_tokens import UserError
 
 LEFT, TOP, WIDTH, HEIGHT = 52, 64, 480, 280  # the plot area, in pixels
 GAP = 17  # from one label to the next
-ROW = 36  # height of a row of dots
+ROW = 30  # height of a row of dots
 
 Scale = Callable[[float], float]  # data to pixels
 
@@ -100,8 +100,7 @@ def frame(each: Experiment, x: Scale, y: Scale) -> list[str]:
         if length % step == 0:
             parts += [segment(x(length), bottom, x(length), bottom + 5, "#222222"),
                       text(x(length), bottom + 19, str(length), text_anchor="middle")]
-    bases = "bases" if len(each.bases) > 1 else "seeds"
-    name = f"length (line: mean over {bases}; band: lowest to highest)"
+    name = "length (line: mean over bases; band: lowest to highest)"
     return [*parts, text(LEFT + WIDTH / 2, bottom + 39, name, text_anchor="middle")]
 
 
@@ -122,8 +121,10 @@ def curves(each: Experiment) -> str:
     height = max(HEIGHT, GAP * len(looks))
     x = scale(each.lengths[0] - 0.5, each.lengths[-1] + 0.5, LEFT, LEFT + WIDTH)
     y = scale(0, 1, TOP + height, TOP)
+    metric = each.claim.metrics[0]
     values = {method: {length: bases for length in each.lengths
-                       if (bases := each.means(method, [length]))} for method in looks}
+                       if (bases := each.by_base(method, metric, [length]).values())}
+              for method in looks}
     means = {method: [(x(length), y(fmean(bases))) for length, bases in line.items()]
              for method, line in values.items()}
     labels = spread([line[-1][1] for line in means.values()], y(0))
@@ -140,48 +141,48 @@ def curves(each: Experiment) -> str:
                   text(margin, label + 4, method, fill=colour,
                        font_weight="bold" if method in each.claim.proposed else "normal")]
     return picture(margin + 16 + 9 * max(map(len, looks)), TOP + height + 52,
-                   f"{each.task}: {each.claim.metric} at each length",
+                   f"{each.task}: {metric} at each length",
                    frame(each, x, y) + bands + lines)
 
 
-def dot_row(x: Scale, y: float, each: Difference) -> list[str]:
-    """The interval as a bar, the mean as a stroke, and the pairs, those of a base at one height."""
-    (low, high), mean = interval(each.values), fmean(each.values)
-    bases = list(dict.fromkeys(base for base, _ in each.pairs))
-    level = scale(-1, len(bases), y - ROW / 2, y + ROW / 2)
-    dots = [element("circle", cx=x(value), cy=level(bases.index(base)), r=3, fill="#d55e00",
-                    stroke="#ffffff", stroke_width=0.6)
-            for (base, _), value in each.pairs.items()]
-    return [text(28, y + 4, " - ".join(each.methods)),
-            element("rect", x=x(low), y=y - 10, width=x(high) - x(low), height=20, rx=3,
-                    fill="#0072b2", opacity=0.28),
-            segment(x(mean), y - 13, x(mean), y + 13, "#0072b2", stroke_width=3), *dots,
-            text(x(1) + 16, y + 4, f"{mean:+.2f}"),
-            text(x(1) + 62, y + 4, each.verdict,
-                 font_weight="bold" if each.verdict == "reproduced" else "normal")]
+def dot_row(x: Scale, y: float, values: list[float], colour: str) -> list[str]:
+    """A dot for each base, each at its height, the inner range as a bar, the mean as a stroke."""
+    (low, high), mean = inner_range(values), fmean(values)
+    level = scale(-1, len(values), y - ROW / 2, y + ROW / 2)
+    dots = [element("circle", cx=x(value), cy=level(index), r=3, fill=colour, stroke="#ffffff",
+                    stroke_width=0.6) for index, value in enumerate(values)]
+    return [element("rect", x=x(low), y=y - 8, width=x(high) - x(low), height=16, rx=3,
+                    fill=colour, opacity=0.2),
+            segment(x(mean), y - 11, x(mean), y + 11, colour, stroke_width=3), *dots,
+            text(x(1) + 16, y + 4, f"{mean:+.2f}", fill=colour)]
 
 
-def dot_plot(found: list[Experiment]) -> str:
-    """The differences of all claims, task by task."""
-    compared = {each: some for each in found if (some := differences(each))}
-    every = [one for some in compared.values() for one in some]
-    lowest = min(min(interval(one.values)[0], *one.pairs.values()) for one in every)
+def dot_plot(compared: list[Difference]) -> str:
+    """Both differences of each claim, base by base."""
+    judged, y, before, parts = verdicts(compared), 74, "", []
+    lowest = min(min(one.out_of_distribution + one.drops) for one in compared)
     ticks = [fifth / 5 for fifth in range(min(-1, floor(5 * lowest)), 6)]
-    left = 52 + 8 * max(len(" - ".join(one.methods)) for one in every)
-    x, y, parts = scale(ticks[0], 1, left, left + WIDTH), 44, []
-    for each, some in compared.items():
-        claim, top, bottom = each.claim, y + ROW, y + ROW * (len(some) + 1)
-        heading = f"{each.task}: {claim.metric} {claim.split} {span(each.splits[claim.split])}"
-        parts.append(text(16, y + 26, heading, font_weight="bold"))
-        parts += [segment(x(tick), top, x(tick), bottom, "#dddddd" if tick else "#222222")
+    left = 52 + 8 * max(len(" - ".join(one.methods)) for one in compared)
+    x = scale(ticks[0], 1, left, left + WIDTH)
+    for one in compared:
+        if claim_name(one) != before:
+            parts.append(text(16, y + 26, claim_name(one), font_weight="bold"))
+            y, before = y + ROW, claim_name(one)
+        parts += [segment(x(tick), y, x(tick), y + 2 * ROW, "#dddddd" if tick else "#222222")
                   for tick in ticks]
-        for row, one in enumerate(some):
-            parts += dot_row(x, top + ROW * (row + 0.5), one)
-        y = bottom
+        verdict = judged[one][1] if one in judged else "beside"
+        parts += [text(28, y + ROW + 4, " - ".join(one.methods)),
+                  *dot_row(x, y + 0.5 * ROW, one.out_of_distribution, "#0072b2"),
+                  *dot_row(x, y + 1.5 * ROW, one.drops, "#d55e00"),
+                  text(x(1) + 66, y + ROW + 4, verdict,
+                       font_weight="bold" if verdict == "reproduced" else "normal")]
+        y += 2 * ROW
     parts += [text(x(tick), y + 18, f"{tick:.1f}", text_anchor="middle") for tick in ticks]
-    parts.append(text(left + WIDTH / 2, y + 40, "dot: a base and seed; stroke: mean; bar: 95 % "
-                      "interval of the mean", text_anchor="middle"))
-    return picture(left + WIDTH + 180, y + 54, "Paired differences", parts)
+    parts += [text(16, 50, "OOD difference", fill="#0072b2"),
+              text(140, 50, "difference of drops, ID to OOD", fill="#d55e00"),
+              text(16, 68, "dot: a base; stroke: mean; bar: second lowest to second highest base "
+                   "(all of them below nine bases)", font_size=12)]
+    return picture(left + WIDTH + 180, y + 34, "Ours minus baseline", parts)
 
 
 def write(found: list[Experiment], folder: Path) -> None:
@@ -189,8 +190,8 @@ def write(found: list[Experiment], folder: Path) -> None:
     svgs = {each.task: curves(each) for each in found}
     if len(svgs) < len(found):
         raise UserError("one task with several settings: draw one experiment at a time")
-    if any(map(differences, found)):
-        svgs["differences"] = dot_plot(found)
+    if compared := differences(found):
+        svgs["differences"] = dot_plot(compared)
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in svgs.items():
         (folder / f"{name}.svg").write_text(svg, encoding="utf-8")

@@ -1,11 +1,11 @@
-"""The tables of a run as Markdown, with intervals and verdicts, from its results alone.
+"""The tables of a run as Markdown, with tests and verdicts, from its results alone.
 
     python -m extras.report runs/default
     python -m extras.report docs/results/confirm.jsonl       or any number of files and folders
     python -m extras.report runs/default --svg docs          pictures in their place (pictures.py)
 
 A cell is the mean over the lengths of its split, then over the tuning seeds of a base, then over
-bases, with the sd between bases (between seeds, where there is one base). ``extras/experiments.py``
+bases, with the sd between bases. ``extras/experiments.py``
 says which rows are averaged, ``extras/claims.py`` how differences are judged.
 """
 
@@ -24,11 +24,12 @@ def report(args: argparse.Namespace) -> None:
     if args.svg:
         pictures.write(found, args.svg)
         return
+    parts = []
     for each in found:
         again = f"{each.task} again, with {each.note}:\n" if each.note else ""
-        for part in (again, methods_table(each), claims_table([each])):
-            if part:
-                print(part if encodes(part) else part.replace("±", "+/-"))
+        parts += [again, methods_table(each)]
+    for part in filter(None, [*parts, claims_table(found)]):
+        print(part if encodes(part) else part.replace("±", "+/-"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,8 +6,8 @@
 ``introduction.md`` are written by hand, all else on the page is made here, and a test compares.
 """
 
+from itertools import product
 from pathlib import Path
-from statistics import fmean
 
 from extras.experiments import Experiment, experiments, read
 from extras.tables import claims_table, markdown, mean_and_sd, methods_table, span
@@ -15,31 +15,30 @@ from extras.tables import claims_table, markdown, mean_and_sd, methods_table, sp
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def base_table(each: Experiment) -> str:
-    """The claim's methods on each base, as means over seeds; "" where none of them was run."""
-    claim, lines = each.claim, []
-    lengths = each.splits.get(claim.split, [])
-    for method in (*claim.baselines, *claim.proposed):
-        observed = each.observed(method, lengths)
-        cells = [[value for (base, _), value in observed.items() if base == wanted]
-                 for wanted in each.bases]
-        if observed:
-            lines.append([f"`{method}`", *(f"{fmean(cell):.2f}" if cell else "" for cell in cells)])
+def base_table(each: Experiment, metric: str) -> str:
+    """The claim's methods on each base, as means over OOD lengths; "" where none was run."""
+    lines, lengths = [], each.splits.get("OOD", [])
+    for method in (*each.claim.baselines, *each.claim.proposed):
+        if values := each.by_base(method, metric, lengths):
+            cells = [f"{values[base]:.2f}" if base in values else "" for base in each.bases]
+            lines.append([f"`{method}`", *cells])
     if not lines:
         return ""
-    head = f"{claim.metric} {claim.split} {span(lengths)}, by base"
+    head = f"{metric} OOD {span(lengths)}, by base"
     return markdown([head, *(str(number) for number, _ in each.bases)], lines)
 
 
 def dial_table(found: list[Experiment]) -> str:
-    """Far OOD accuracy against P of generation-P (Generation itself: 0.5); "" for a single P."""
-    dial = {float(each.task.partition("-")[2] or 0.5): each for each in found
-            if each.task.partition("-")[0] == "generation"}
+    """Accuracy ID and far OOD against P of generation-P; "" for a single P."""
+    dial = {float(each.task.partition("-")[2]): each for each in found
+            if each.task.startswith("generation-")}
     dial, lines = dict(sorted(dial.items())), []
-    for method in ("reminders", "Comma_4", "instruction", "Start_4"):
-        cells = [mean_and_sd(each.means(method, each.splits["far OOD"])) for each in dial.values()]
-        lines.append([f"`{method}`", *cells])
-    head = ["Generation, accuracy far OOD; rules restated with", *(f"{p:g}" for p in dial)]
+    for method, split in product(("instruction", "reminders", "Start_4", "Comma_4"),
+                                 ("ID", "far OOD")):
+        cells = [mean_and_sd(each.by_base(method, "accuracy", each.splits[split]).values())
+                 for each in dial.values()]
+        lines.append([f"`{method}` {split}", *cells])
+    head = ["Generation, accuracy; rules restated with", *(f"{p:g}" for p in dial)]
     return markdown(head, lines) if len(dial) > 1 else ""
 
 
@@ -49,7 +48,8 @@ def section(path: Path) -> str:
     parts = [path.with_suffix(".md").read_text(encoding="utf-8"), dial_table(found)]
     for each in found:
         title = each.task.capitalize() + (f", with {each.note}" if each.note else "")
-        parts += [f"### {title}\n", methods_table(each), base_table(each)]
+        parts += [f"### {title}\n", methods_table(each),
+                  *(base_table(each, metric) for metric in each.claim.metrics)]
     return "\n".join(filter(None, parts))
 
 

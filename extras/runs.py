@@ -114,7 +114,7 @@ class Run:
         row["seconds"] = round(time.perf_counter() - started, 1)
         append_result(self.folder / RESULTS, row)
         self.rows.append(row)
-        means = split_means(row, self.task.claim.metric).values()
+        means = split_means(row, self.task.claim.metrics[0]).values()
         print("{task}, base {base}, {method}, seed {seed}, {seconds:.0f} s:".format(**row),
               *(f"{mean:.2f}" for mean in means))
 
@@ -138,17 +138,19 @@ CHANGES = ("random", "shuffled", "removed")
 
 @dataclass(frozen=True)
 class Control:
-    """Tuned latents that are changed (extras/controls.py says how). What is no control of its
-    placement cannot be built: UserError."""
+    """Tuned latents that are changed, or stand in the places of another placement
+    (extras/controls.py says how). What is no control of its placement cannot be built: UserError.
+    """
 
     placement: Placement
-    change: str
+    change: str  # one of CHANGES, or a placement
 
     def __post_init__(self):
-        if self.change not in CHANGES:
-            raise UserError(f"unknown change {self.change!r}: choose from {', '.join(CHANGES)}")
         vectors, groups = self.placement.total, len(self.placement.groups)
-        if not {"random": vectors > 0, "shuffled": vectors > 1, "removed": groups > 1}[self.change]:
+        needed = {"random": vectors > 0, "shuffled": vectors > 1, "removed": groups > 1}
+        if self.change not in CHANGES:
+            Placement.parse(self.change)
+        elif not needed[self.change]:
             raise UserError(f"{self} is no control: shuffled needs two vectors, removed two groups")
 
     @classmethod
@@ -166,10 +168,12 @@ class Control:
             placement = replace(placement, groups=placement.groups[:-1])
         elif self.change == "shuffled":
             vectors = vectors.roll(1, dims=0)
-        else:
+        elif self.change == "random":
             generator = torch.Generator().manual_seed(seed + 1_000_000)  # not of initial values
             noise = torch.randn(vectors.shape, generator=generator)
             vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
+        else:
+            placement = Placement.parse(self.change)
         return place(vectors, placement)
 
 

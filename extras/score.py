@@ -13,7 +13,7 @@ edit of the code can be tried on a finished run.
 import argparse
 from dataclasses import replace
 
-from extras.runs import CHANGES, Control, Run, make_parser, place
+from extras.runs import Control, Run, make_parser
 from latent_tokens import LatentTokens, Placement
 from train import TuneConfig, command, split_means, test, tune
 
@@ -22,17 +22,16 @@ QUICK = TuneConfig(test_examples=32)
 
 def make(run: Run, name: str, seed: int) -> LatentTokens:
     """The latents that a name on the command line stands for. Raises UserError on any other."""
-    notation, _, change = name.partition(":")
-    latents = run.latents(Placement.parse(notation), seed)
-    if change in CHANGES:
-        return Control.parse(name).of(latents, seed)
-    return place(latents.vectors.detach(), Placement.parse(change)) if change else latents
+    if ":" not in name:
+        return run.latents(Placement.parse(name), seed)
+    control = Control.parse(name)
+    return control.of(run.latents(control.placement, seed), seed)
 
 
 def score(run: Run, latents: LatentTokens, seed: int) -> dict[str, float]:
     """The mean on each split."""
     result = test(run.base, latents, run.task, str(latents.placement), seed, QUICK)
-    return split_means(run.new_row("", seed, QUICK) | result, run.task.claim.metric)
+    return split_means(run.new_row("", seed, QUICK) | result, run.task.claim.metrics[0])
 
 
 def show(args: argparse.Namespace) -> None:
@@ -44,7 +43,7 @@ def show(args: argparse.Namespace) -> None:
         config, placement = run.tuning(args.seed), Placement.parse(args.tune)
         once = replace(config, trials=config.trials[:1])
         latents[f"{placement}, tuned now"], _ = tune(run.base, run.task, placement, args.seed, once)
-    print(f"{run.task.claim.metric:24}" + "".join(f"{split:>8}" for split in run.task.splits))
+    print(f"{run.task.claim.metrics[0]:24}" + "".join(f"{split:>8}" for split in run.task.splits))
     for name, each in latents.items():
         means = score(run, each, args.seed).values()
         print(f"{name:24}" + "".join(f"{mean:8.2f}" for mean in means))
