@@ -90,12 +90,10 @@ class Task:
             ("ID", self.id_lengths), ("OOD", self.ood_lengths), ("far OOD", self.far_lengths))}
 
     def example(self, rng: random.Random, length: int) -> Example:
-        """A query that states nothing, and its response by the target rule."""
-        raise NotImplementedError
+        raise NotImplementedError  # a query that states nothing, its response by the target rule
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
-        """The score of a generated ``text`` at each length that it can be judged at."""
-        raise NotImplementedError
+        raise NotImplementedError  # of a generated text, at each length that it can be judged at
 
     def document(self, rng: random.Random, progress: float) -> str:
         """One document of the pre-training text, when this share (0 ... 1) of it has been read."""
@@ -104,15 +102,8 @@ class Task:
     def header(self, rule: str) -> str:
         return f"{self.letter}{rule}:"
 
-    @property
-    def instruction(self) -> str:
-        """The target rule in words, as the references say it before a query."""
-        return self.header(self.target_rule)
-
-    @property
-    def reminder(self) -> str:
-        """And as they say it after a comma."""
-        return self.header(self.target_rule)
+    # The target rule in words, as references have it before a query and after each comma:
+    instruction = reminder = property(lambda task: task.header(task.target_rule))
 
     def restate(self, rng: random.Random, probability: float, rule: str,
                 new: str = "") -> tuple[str, str]:
@@ -147,11 +138,10 @@ class Generation(Task):
         response  ,47@83=34,83@34=21,34@21=53      (length 3)
 
     The target rule is the paper's: first digit (a1 + b1) mod 9, second |a2 - b2| mod 9. *No text
-    states or follows it*, only the 53 others with an operation of + - x for each digit and modulo
-    5 ... 10. The plain rule is ++0.
-    An equation is correct if it follows from the one before *as written*, so one wrong result does
-    not condemn everything after it. But once an operand is not copied, nothing after it counts; nor
-    does an equation that is the one before again. So no constant text scores.
+    states or follows it*, only 53 others: + - x for each digit, modulo 5 ... 10; plain is ++0.
+    An equation is correct if it follows from the one before *as written*: a wrong result does not
+    condemn what follows. But once an operand is not copied, nothing after it counts, nor does an
+    equation that is the one before again, so no constant text scores.
     ``accuracy`` at length k is that of equation k alone; ``exact`` asks for all k to be right.
     """
 
@@ -189,11 +179,8 @@ class Generation(Task):
         return scores
 
     def document(self, rng: random.Random, progress: float) -> str:
-        """``Gxx7:44@47=20,47@20=01,;`` or, with a late statement, ``44@47=81,Gxx7:47@81=41,;``
-
-        A rule is stated once, mostly at the start, and never again. Two equations on average in the
-        first half of pre-training, five in the second.
-        """
+        """``44@47=81,Gxx7:47@81=41,;``: at most one rule is stated, mostly at the start, and once.
+        Two equations on average in the first half of pre-training, five in the second."""
         rule, text, states_rule = self.plain_rule, "", rng.random() < 0.75
         place = 0 if rng.random() < 0.75 else rng.randint(1, 4)  # before which equation
         left, right = two_digits(rng), two_digits(rng)
@@ -202,9 +189,9 @@ class Generation(Task):
                 rule = rng.choice(self.rules)
                 text += self.header(rule)
             text += equation(rule, left, right) + ","
-            left, right = right, text[-3:-1]
             if rng.random() < (0.5 if progress < 0.5 else 0.2):
                 return text + END
+            left, right = right, text[-3:-1]
 
 
 class Repetition(Task):
@@ -344,20 +331,15 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
     Headers are context and no targets, as a prompt is in instruction tuning: the base learns to
     follow rules, not to make them up.
     """
-    token_ids, targets = [], []
+    token_ids, targets, headers = [], [], f"{re.escape(task.letter)}[^:]*:+"
     for _ in range(batch_size):
         text = ""
         while len(text) <= block_size:
             text += task.document(rng, progress)
         token_ids.append(encode(text[:block_size]))
-        targets.append(target_ids(task, text)[1:block_size + 1])
+        blank = re.sub(headers, lambda header: " " * len(header[0]), text)[1:block_size + 1]
+        targets.append([TOKEN_ID.get(character, NOT_SCORED) for character in blank])
     return torch.tensor(token_ids), torch.tensor(targets)
-
-
-def target_ids(task: Task, text: str) -> list[int]:
-    """Token ids, with NOT_SCORED for every character of a header."""
-    blank = re.sub(f"{re.escape(task.letter)}[^:]*:+", lambda header: " " * len(header[0]), text)
-    return [TOKEN_ID.get(character, NOT_SCORED) for character in blank]
 
 
 def purpose_of(query: str) -> str:

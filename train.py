@@ -182,8 +182,8 @@ def to_batch(placement: Placement, examples: list[Example], device=None) -> Batc
                       [encode(example.response) for example in examples], device)
 
 
-def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneConfig,
-         make_optimizer=Muon) -> tuple[LatentTokens, list[dict]]:
+def tune(base: GPT, task: Task, placement: Placement, seed: int,
+         config: TuneConfig) -> tuple[LatentTokens, list[dict]]:
     """Train latents on in-distribution lengths: those of the best trial, and what each trial gave.
     Raises UserError if no trial ends with a finite loss."""
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
@@ -192,7 +192,7 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
     for lr, weight_decay in config.trials:
         latents = LatentTokens(placement, base.config.n_embd).to(base.device)
         latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
-        optimizer = make_optimizer(latents.parameters(), lr, weight_decay=weight_decay)
+        optimizer = Muon(latents.parameters(), lr, weight_decay)
         rng = random_source(f"{task.name}/tune", seed)
         for step in tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None):
             length = rng.choice(task.id_lengths)

@@ -3,8 +3,8 @@
     python -m extras.attention runs/default --method Comma_4
 
 The examples are test queries of one length that the model answers without a mistake. Weights are
-means over heads. An item ends with its comma, and the last one of the query with the query. Latents
-that stand side by side are one group. A verbal token of the answer attends to four kinds of slots:
+means over heads. An item begins with its comma, or with the response. Latents that stand side by
+side are one group. A verbal token of the answer attends to four kinds of slots:
 
     nearest group   the latents of the last group before it, whichever that is
     older groups    all other latents before it
@@ -13,7 +13,7 @@ that stand side by side are one group. A verbal token of the answer attends to f
 
 "uniform" is what each kind would get if all visible slots got the same. The first table has all
 four kinds, the others the nearest group alone, by place in the item: in all items together, and in
-each. With ``Comma_m`` the last place is a comma, and its nearest group that of its own item.
+each. In Generation the first place is a comma, and with ``Comma_m`` its group stands before it.
 """
 
 import argparse
@@ -80,10 +80,10 @@ class Layout:
 def split(text: str, query_length: int) -> tuple[list[int], list[int]]:
     """The item of each verbal token, from 0, and its place in that item, from 1."""
     items, places = [0], [1]
-    for t, character in enumerate(text[:-1]):
-        ends = character == "," or t == query_length - 1
-        items.append(items[-1] + ends)
-        places.append(1 if ends else places[-1] + 1)
+    for t, character in enumerate(text[1:], 1):
+        begins = character == "," or t == query_length
+        items.append(items[-1] + begins)
+        places.append(1 if begins else places[-1] + 1)
     return items, places
 
 

@@ -1,9 +1,11 @@
-"""What latents cost in tuning and decoding, as ratios of times, each beside its ideal.
+"""What latents cost in decoding and tuning.
 
-    python -m extras.benchmark
+    python -m extras.benchmark runs/default
 
-The model is that of train.py, untrained: what it writes plays no part. Each time is the least of
-several. Start it on a quiet machine.
+Decoding: the claim's methods on the longest test queries, relative to no latents. *Slots* are those
+of a query with its answer; the KV cache in use has a row for each, so memory grows as they do.
+Tuning: a step of each against one that tunes all weights. Each time is the least of several. Start
+it on a quiet machine.
 """
 
 import argparse
@@ -12,61 +14,59 @@ from timeit import repeat
 
 import torch
 
-from extras.runs import plain_parser
-from latent_tokens import LatentTokens, Placement, generate, response_loss
-from model import GPT
-from tasks import TASKS, draw_examples, encode
-from train import Muon, PretrainConfig, TuneConfig, command, to_batch
+from extras.runs import Run, make_parser
+from latent_tokens import LatentTokens, Placement
+from tasks import draw_examples
+from train import Muon, TuneConfig, answers, command, response_loss, to_batch
 
 
-def compare(what: str, function: Callable, other: Callable, ideal: str) -> None:
-    seconds, others = (min(repeat(each, number=1)[1:]) for each in (function, other))  # one is warm
-    print(f"{what:42}{seconds / others:8.2f}   {ideal:20}{seconds * 1e3:8.1f} ms")
+def least(function: Callable) -> float:
+    """Seconds, after a first time to get warm."""
+    return min(repeat(function, number=1, repeat=4)[1:])
 
 
-def tuning(model: GPT, notation: str) -> None:
-    """A step against one that tunes all weights."""
-    latents = LatentTokens(Placement.parse(notation), model.config.n_embd)
-    examples = draw_examples(TASKS["generation"], [3], "tune", 0, TuneConfig.batch_size)
+def decoding(run: Run, latents: LatentTokens, count: int = 64) -> tuple[int, float]:
+    """Slots of the longest query with its response, and seconds for the answers to ``count``."""
+    task = run.task
+    examples = draw_examples(task, [max(task.test_lengths)], "test", 0, count)
+    slots = to_batch(latents.placement, examples[:1]).sources.shape[1]
+    return slots, least(lambda: answers(run.base, latents, task, "", examples))
 
-    def step(trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        model.requires_grad_(trained is model)
-        response_loss(model, latents, to_batch(latents.placement, examples)).backward()
+
+def tuning_step(run: Run, latents: LatentTokens, train_all: bool) -> float:
+    """Seconds; of the latents alone, or of all weights."""
+    examples = draw_examples(run.task, run.task.id_lengths[-1:], "tune", 0, TuneConfig.batch_size)
+    trained = run.base if train_all else latents
+    optimizer = (torch.optim.AdamW if train_all else Muon)(trained.parameters(), lr=0.0)
+
+    def step() -> None:
+        response_loss(run.base, latents, to_batch(latents.placement, examples)).backward()
         optimizer.step()
         trained.zero_grad()
 
-    full, muon = torch.optim.AdamW(model.parameters(), 1e-9), Muon(latents.parameters(), 1e-9)
-    compare(f"tuning step / all weights, {notation}", lambda: step(latents, muon),
-            lambda: step(model, full), "2/3 and a little")
+    run.base.requires_grad_(train_all)
+    seconds = least(step)
+    run.base.requires_grad_(False)
+    return seconds
 
 
-def decoding(model: GPT, notation: str, ideal: str) -> None:
-    """32 x 216 tokens with latents, against as many without.
-
-    An untrained model writes nothing but ``;``. So that is the comma here, and a reminder of eight
-    characters after each makes items of nine, as in Generation.
-    """
-    comma, item = encode(";"), encode("44@47=83")
-    without, latents = (LatentTokens(placement, model.config.n_embd) for placement in (
-        Placement(), Placement.parse(notation, separators={"Comma": comma})))
-    compare(f"decoding / without latents, {notation}",
-            lambda: generate(model, latents, [item] * 32, 216, None, item, comma),
-            lambda: generate(model, without, [item] * 32, 216, None, item, comma), ideal)
-
-
-def measure(_: argparse.Namespace) -> None:
-    torch.manual_seed(0)
-    model = GPT(PretrainConfig.model)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print(f"{'':42}{'ratio':>8}   ideal")
-    for notation in ("Start_4", "Comma_4"):
-        tuning(model, notation)
-    for notation, slots in (("Start_4", "1.02"), ("8_2", "1.24"), ("Comma_4", "1.43")):
-        decoding(model, notation, f"{slots} (slots)")
+def measure(args: argparse.Namespace) -> None:
+    run = Run.open(args)
+    none = LatentTokens(Placement(), run.base.config.n_embd)
+    slots, seconds = decoding(run, none)
+    print(f"{run.task.name}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+          f"{'':24}{'slots':>8}{'relative':>10}{'seconds':>10}{'tuning step':>14}\n"
+          f"{'base':24}{slots:8}{1:10.2f}{1:10.2f}")
+    for name in run.task.claim.baselines + run.task.claim.proposed:
+        latents = run.latents(Placement.parse(name), args.seed)
+        more_slots, more_seconds = decoding(run, latents)
+        ratio = tuning_step(run, latents, False) / tuning_step(run, latents, True)
+        print(f"{name:24}{more_slots:8}{more_slots / slots:10.2f}{more_seconds / seconds:10.2f}"
+              f"{ratio:14.2f}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    command(measure, plain_parser("benchmark", __doc__), arguments)
+    command(measure, make_parser("benchmark", __doc__), arguments)
 
 
 if __name__ == "__main__":

@@ -64,36 +64,25 @@ class Experiment:
         return {base: fmean(values) for base, values in seeds.items()}
 
 
-def settings(row: dict, varied: tuple[str, ...] = ()) -> dict:
-    """What must agree in rows that are averaged, without what is varied."""
-    return {"task": row["task"], "task_checksum": row["task_checksum"], **row["tuning"],
-            **dict.fromkeys(varied)}
+def settings(row: dict) -> dict:
+    """What must agree in rows that are averaged."""
+    return {"task": row["task"], "task_checksum": row["task_checksum"], **row["tuning"]}
 
 
 def experiments(rows: list[dict]) -> list[Experiment]:
-    """Rows apart by task and settings.
-
-    A method with a colon in its name, such as ``Comma_4:AdamW-0.3``, may vary the optimizer on
-    purpose: where no experiment has its settings, it joins the first with the same others, unless
-    its name stands there already for another variation.
-    """
-    found, varied = [], ("optimizer", "trials")
-    for row in sorted(rows, key=lambda row: ":" in row["method"]):  # variations last
-        mine, method = settings(row), row["method"]
-        homes = [each for each in found if settings(each.rows[0]) == mine]
-        if ":" in method:
-            homes += [each for each in found
-                      if settings(each.rows[0], varied) == settings(row, varied)
-                      and all(settings(other) == mine for other in each.rows
-                              if other["method"] == method)]
-        if not homes:
+    """Rows apart by task and settings."""
+    found = []
+    for row in rows:
+        mine = settings(row)
+        home = next((each for each in found if settings(each.rows[0]) == mine), None)
+        if home is None:
             same_task = (settings(each.rows[0]) for each in found if each.task == row["task"])
             first = next(same_task, mine)
             note = ", ".join(f"{name} {mine.get(name)} in place of {first.get(name)}"
                              for name in first | mine if mine.get(name) != first.get(name))
-            homes = [Experiment(row["task"], [], note)]
-            found += homes
-        homes[0].rows.append(row)
+            home = Experiment(row["task"], [], note)
+            found.append(home)
+        home.rows.append(row)
     return found
 
 

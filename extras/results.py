@@ -10,7 +10,8 @@ from itertools import product
 from pathlib import Path
 
 from extras.experiments import Experiment, experiments, read
-from extras.tables import claims_table, markdown, mean_and_sd, methods_table, span
+from extras.tables import (claims_table, markdown, mean_and_sd, methods_table, span,
+                           summary_table)
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -29,9 +30,9 @@ def base_table(each: Experiment, metric: str) -> str:
 
 
 def dial_table(found: list[Experiment]) -> str:
-    """Accuracy ID and far OOD against P of generation-P; "" for a single P."""
-    dial = {float(each.task.partition("-")[2]): each for each in found
-            if each.task.startswith("generation-")}
+    """Accuracy ID and far OOD against P of generation-P (Generation: 0); "" for a single P."""
+    dial = {float(each.task.partition("-")[2] or 0): each for each in found
+            if each.task.partition("-")[0] == "generation"}
     dial, lines = dict(sorted(dial.items())), []
     for method, split in product(("instruction", "reminders", "Start_4", "Comma_4"),
                                  ("ID", "far OOD")):
@@ -56,8 +57,9 @@ def section(path: Path) -> str:
 def page(folder: Path) -> str:
     """The whole page: the claims in one table, and the files in the order of their names."""
     introduction = (folder / "introduction.md").read_text(encoding="utf-8")
-    claims = claims_table(experiments(read([folder / "confirm.jsonl"])))
-    return "\n".join([introduction, claims, *map(section, sorted(folder.glob("*.jsonl")))])
+    confirmed = experiments(read([folder / "confirm.jsonl"]))
+    return "\n".join([introduction, summary_table(confirmed), claims_table(confirmed),
+                      *map(section, sorted(folder.glob("*.jsonl")))])
 
 
 if __name__ == "__main__":

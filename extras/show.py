@@ -1,6 +1,6 @@
 """One prompt, decoded with tuned latents and drawn like the picture at the top of latent_tokens.py.
 
-    python -m extras.show runs/default --method Comma_4 --prompt "44@47=83,"
+    python -m extras.show runs/default --method Comma_4 --prompt "44@47=83"
 
 Every slot with its input, its position id, and the token that is read off it. <S>, <E> and <C> are
 latents of Start, End and Comma, <8> is that of 8_1. Where m > 1 they have numbers, from 1 as in the

@@ -65,6 +65,26 @@ def claims_table(found: list[Experiment]) -> str:
     return markdown(head, lines) if lines else ""
 
 
+def summary_table(found: list[Experiment]) -> str:
+    """A row for each task: OOD means by the first metric of its claim, and the verdicts."""
+    judged, lines = verdicts(differences(found)), []
+    for each in found:
+        metric, lengths = each.claim.metrics[0], each.splits["OOD"]
+        ours, theirs = (", ".join(
+            f"`{method}` {mean_and_sd(each.by_base(method, metric, lengths).values())}"
+            for method in methods) for methods in (each.claim.proposed, each.claim.baselines))
+        against = {}
+        for one, (_, verdict) in judged.items():
+            if one.experiment is each and one.metric == metric:
+                against.setdefault(verdict, {})[f"`{one.methods[1]}`"] = None
+        said = "; ".join(f"{verdict} against {', '.join(names)}"
+                         for verdict, names in against.items())
+        tested = each.about.length_name.format(span(lengths))
+        lines.append([f"{each.task.capitalize()}, {metric}", span(each.splits["ID"]), tested, ours,
+                      theirs, said])
+    return markdown(["task", "tuned on", "tested on", "ours", "baselines", "verdict"], lines)
+
+
 def mean_and_range(values: list[float]) -> str:
     """``+0.31 (+0.20 ... +0.42)``: see claims.py."""
     low, high = inner_range(values)

@@ -12,7 +12,7 @@ from tests.command_line import refused
 
 SMALL = Example("1,2", "3,4")  # slots of Start_1+Comma_1: <S> 1 <C> , 2 3 <C> , 4
 BOTH = Placement.parse("Start_1+Comma_1")
-CHAIN = Example("44@47=83,", "47@83=34,83@34=21,34@21=53,21@53=72,")
+CHAIN = Example("44@47=83", ",47@83=34,83@34=21,34@21=53,21@53=72")
 
 
 def tuned(placement: Placement | str) -> LatentTokens:
@@ -22,9 +22,9 @@ def tuned(placement: Placement | str) -> LatentTokens:
     return latents
 
 
-def test_an_item_ends_with_its_comma_and_with_the_query_and_is_counted_once():
-    assert split("1,23,4", query_length=3) == ([0, 0, 1, 2, 2, 3], [1, 2, 1, 1, 2, 1])
-    assert split("1,3,", query_length=2) == ([0, 0, 1, 1], [1, 2, 1, 2])
+def test_an_item_begins_with_its_comma_or_with_the_response_and_is_counted_once():
+    assert split("1,23,4", query_length=3) == ([0, 1, 1, 2, 3, 3], [1, 1, 2, 1, 1, 2])
+    assert split("1,3,", query_length=1) == ([0, 1, 1, 2], [1, 1, 2, 1])
 
 
 def test_latents_are_no_verbal_tokens_and_side_by_side_they_are_one_group():
@@ -42,8 +42,8 @@ def test_the_nearest_group_of_a_comma_is_its_own_and_start_gets_older():
     kinds = Layout.of(BOTH, SMALL).kinds().tolist()
     assert kinds[1][:2] == [0, 2]  # the 1 after <S>
     assert kinds[5][:6] == [1, 3, 0, 3, 3, 2]  # the 3, first of the response
-    assert kinds[7][:8] == [1, 3, 1, 3, 3, 2, 0, 2]  # its comma, after <C>
-    assert kinds[8] == [1, 3, 1, 3, 3, 3, 0, 3, 2]  # the 4
+    assert kinds[7][:8] == [1, 3, 1, 3, 3, 3, 0, 2]  # the comma, after <C>
+    assert kinds[8] == [1, 3, 1, 3, 3, 3, 0, 2, 2]  # the 4
 
 
 def test_queries_and_keys_are_not_mixed_up(model, monkeypatch):
@@ -81,9 +81,9 @@ def test_places_and_items_are_not_mixed_up():
 def test_the_window_begins_with_the_group_before_it():
     layout = Layout.of(Placement.parse("Comma_2"), CHAIN)
     rows, columns = layout.window()
-    assert "".join(layout.marks[row] for row in rows) == "83@34=21,34@21=53,"
+    assert "".join(layout.marks[row] for row in rows) == ",83@34=21,34@21=53"
     shown = "".join(layout.marks[column] for column in columns)
-    assert shown == "01,47@83=3401,83@34=2101,34@21=5301,"
+    assert shown == "01,47@83=3401,83@34=2101,34@21=53"
 
 
 def test_shades_and_columns_of_a_map_in_text():

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from extras import pictures
+from extras.claims import differences
 from tests.test_report import kept, only, printed, row
 
 ENDS = {"base": 0.1, "instruction": 0.1, "reminders": 1, "Start_4": 0.1, "End_4": 0.1, "Comma_4": 1}
@@ -28,7 +29,7 @@ def box(label: ET.Element) -> tuple[float, float, float, float]:
     return left, y - 0.75 * size, left + width, y + 0.2 * size
 
 
-@pytest.mark.parametrize("svg", [pictures.curves(only(rows())), pictures.dot_plot([only(rows())])],
+@pytest.mark.parametrize("svg", [pictures.curves(only(rows())), pictures.dot_plot(differences([only(rows())]))],
                          ids=["curves", "dots"])
 def test_text_on_other_text_or_anything_outside(svg):
     _, _, width, height = map(float, ET.fromstring(svg).get("viewBox").split())
@@ -70,12 +71,16 @@ def test_a_label_below_the_plot_or_out_of_order():
 
 
 def test_a_dot_that_is_not_at_its_difference():
-    """From -1, where the interval ends, to 1 on 480 pixels: 0.5 lies 120 to the right of 0."""
-    svg = pictures.dot_plot([only([row(method, {16: value}, base) for method, base, value in (
-        ("Comma_4", 0, 0.5), ("Comma_4", 1, 0.5), ("Start_4", 0, 0.5), ("Start_4", 1, 0.0))])])
-    zero, = [float(line.get("x1")) for line in parsed(svg, "line")
-             if line.get("stroke") == "#222222"]
-    assert [float(dot.get("cx")) - zero for dot in parsed(svg, "circle")] == [0, 120]
+    """From -0.6 to 1 on 480 pixels: 0.5 lies 150 to the right of 0. Differences 0 and 0.5 OOD; ID
+    they are 0.5 both, so of the drops -0.5 and 0."""
+    svg = pictures.dot_plot(differences([only([
+        row(method, {5: tuned, 16: longer}, base) for method, base, tuned, longer in (
+            ("Comma_4", 0, 1.0, 0.5), ("Comma_4", 1, 1.0, 0.5), ("Start_4", 0, 0.5, 0.5),
+            ("Start_4", 1, 0.5, 0.0))])]))
+    zero, = {float(line.get("x1")) for line in parsed(svg, "line")
+             if line.get("stroke") == "#222222"}
+    dots = [float(dot.get("cx")) - zero for dot in parsed(svg, "circle")]
+    assert dots == pytest.approx([0, 150, -150, 0])
 
 
 def test_one_picture_over_another_or_one_of_rows_that_are_not_there(tmp_path, capsys):

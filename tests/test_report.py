@@ -62,24 +62,6 @@ def test_experiments_mixed_in_one_table(tmp_path, capsys, other, named):
     assert out.count("| `Comma_4` | 1 |") == 2 and f"generation again, with {named}:" in out
 
 
-def test_a_variation_beside_another_experiment():
-    """The optimizer of one name in two settings, and controls of three runs, two of which are
-    apart in steps and two in trials."""
-    short, long, tried, adam, other = (
-        {"steps": steps, "optimizer": name, "trials": trials} for steps, name, trials in (
-            (5, "Muon", 1), (300, "Muon", 1), (300, "Muon", 3), (300, "AdamW", 1),
-            (300, "AdamW", 2)))
-    rows = [row(f"Comma_4:{name}", {16: value}, tuning=tuning) for name, value, tuning in (
-        ("AdamW-1", 0.8, adam), ("random", 0.3, tried), ("random", 0.6, long),
-        ("random", 0.2, short))]
-    rows += [row("Comma_4:AdamW-1", {16: 0.7}, base=1, tuning=other),
-             row("Comma_4:AdamW-3", {16: 0.5}, tuning=adam, task_checksum=2)]
-    rows += [row("Comma_4", {16: value}, tuning=tuning)
-             for value, tuning in ((0.1, short), (0.9, long), (0.4, tried))]
-    assert [[each["accuracy"][0] for each in one.rows] for one in experiments(rows)] == [
-        [0.1, 0.2], [0.9, 0.8, 0.6], [0.4, 0.3, 0.7], [0.5]]
-
-
 @pytest.mark.parametrize("lines, named", [
     ([row("Comma_4", {6: 1.0}), "half", row("Comma_4", {6: 0.5})], "0, Comma_4, seed 0: lines of"),
     (["{}", "[3]", "no JSON"], "holds no results"), (None, "results.jsonl")])
@@ -91,40 +73,90 @@ def test_a_wrong_number_or_a_traceback_from_a_damaged_file(tmp_path, capsys, lin
     assert message.count("\n") == 1 and re.search(named, message)
 
 
-def test_seeds_compared_with_other_seeds_or_on_tuned_lengths():
-    """Pairs 0.2 and 0.1: mean 0.15, sd 0.0707, half-width 12.706 * 0.0707 / sqrt(2) = 0.635."""
-    rows = [row("Comma_4", {5: 0.3, 16: far}, seed=seed) for seed, far in enumerate((1, 0.9, 0))]
-    rows += [row("End_4", {5: 0.6, 16: 0.8}, seed=seed) for seed in (1, 0)]
-    assert tables.claims_table([only(rows)]).splitlines()[2] == (
-        "| Generation, accuracy, equations 16 (tuned on 5) | `Comma_4` 0.95 ± 0.07 "
-        "| `End_4` 0.80 ± 0.00 | +0.15 | -0.49 to +0.79 | 2 of 2 | ordering only |")
-    assert tables.claims_table([only(rows[:1] + rows[-1:])]) == ""  # one pair
+def compared(*values: tuple[float, ...], **other) -> list[claims.Difference]:
+    """Comma_4 against Start_4, with these values on each base: ID and OOD of either."""
+    return claims.differences([only([
+        row(method, {5: tuned, 6: longer}, base, **other) for base, each in enumerate(values)
+        for method, tuned, longer in (("Comma_4", *each[:2]), ("Start_4", *each[2:]))])])
 
 
-@pytest.mark.parametrize("values, verdict", [
-    ((0.4, 0.5) * 4 + (0.4, -0.1), "reproduced"),
-    ((0.4, 0.5) * 4 + (-0.1, -0.1), "ordering only"),  # eight pairs of ten
-    ((0.9, 0.9) + (0.01, 0.01) * 4, "ordering only"),  # one base makes the mean
-    ((0.5, 0.5), "ordering only"),  # one base
-    ((-0.1, 0.0) * 5, "not reproduced")])
-def test_verdicts_kinder_than_their_definition_or_an_interval_beyond_1(values, verdict):
-    ours = {((index // 2, 1), index % 2): value for index, value in enumerate(values)}
-    theirs = dict.fromkeys(ours, 0.0)  # two seeds on each base
-    assert claims.Difference(("Comma_4", "Start_4"), [ours, theirs]).verdict == verdict
-    assert claims.interval([0.99, 0.5]) == (-1.0, 1.0)
+def test_bases_compared_with_other_bases_or_seeds_counted_as_bases():
+    """Base 0 has two seeds of Comma_4, base 1 none of Start_4, base 2 none of Comma_4."""
+    rows = [row("Comma_4", {5: 0.9, 6: far}, seed=seed) for seed, far in enumerate((1, 0.5))]
+    rows += [row("Comma_4", {5: 1.0, 6: 1.0}, 1), row("Start_4", {5: 0.8, 6: 0.25}),
+             row("Start_4", {5: 0.0, 6: 0.0}, 2), row("End_4", {6: 0.0})]
+    one, = claims.differences([only(rows)])
+    assert one.values("OOD") == [(0.75, 0.25)] and one.methods == ("Comma_4", "Start_4")
+    assert one.out_of_distribution == [0.5] and one.drops == [pytest.approx(0.4)]
+
+
+def test_a_sign_flip_test_by_hand():
+    assert claims.sign_flip([1, 1, 1]) == 1 / 8
+    assert claims.sign_flip([1, 2, -3]) == 5 / 8  # 0 or more: +++, ++-, +-+, -++, --+
+    assert claims.sign_flip([0.1 + 0.2, -0.3]) == 3 / 4  # 0 but for rounding
+    assert claims.sign_flip([0.5] * 10) == 1 / 1024 and claims.sign_flip([0.0] * 3) == 1
+
+
+def test_holms_correction_by_hand():
+    """Times 4, 3, 2, 1 from the least on, and never less than the one before."""
+    assert claims.holm([0.04, 0.01, 0.03, 0.5]) == pytest.approx([0.09, 0.04, 0.09, 0.5])
+    assert claims.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("count, expected", [(1, (0, 0)), (3, (0, 2)), (8, (0, 7)), (9, (1, 7)),
+                                             (10, (1, 8)), (12, (2, 9))])
+def test_an_inner_range_that_does_not_hold_the_median(count, expected):
+    assert claims.inner_range([float(value) for value in reversed(range(count))]) == expected
+
+
+BOTH, EQUAL, CONSTANT, LESS = (1, 1, 1, 0.5), (1, 1, 1, 1), (1, 1, 0.5, 0.5), (1, 0.5, 1, 0.6)
+
+
+@pytest.mark.parametrize("values, above, verdict", [
+    ([BOTH] * 10, 10, "reproduced"), ([BOTH] * 9 + [LESS], 9, "reproduced"),
+    ([BOTH] * 8 + [LESS] * 2, 8, "ordering only"), ([BOTH] * 4, 4, "ordering only"),
+    ([CONSTANT] * 10, 0, "not reproduced"), ([EQUAL] * 10, 0, "not reproduced"),
+    ([LESS] * 10, 0, "not reproduced")])
+def test_verdicts_kinder_than_their_definition(values, above, verdict):
+    found = compared(*values)
+    (_, judged), = claims.verdicts(found).values()
+    assert (found[0].above_zero, judged) == (above, verdict)
+
+
+def test_claims_that_are_not_corrected_for_their_number_or_for_what_is_beside():
+    """Two claims of Summation on six bases, 1/64 each, and End_22 beside both."""
+    rows = [row(method, {5: 1.0, 6: far}, base, task="summation", exact=[1.0, far])
+            for base in range(6) for method, far in (
+                ("Comma_2", 1.0), ("8_2", 1.0), ("Start_2", 0.5), ("End_22", 0.5))]
+    found = claims.differences([only(rows)])
+    assert [each.methods[1] for each in found] == ["Start_2", "End_22"] * 2
+    judged = claims.verdicts(found)
+    assert [each.methods[1] for each in judged] == ["Start_2"] * 2
+    assert list(judged.values()) == [(2 / 64, "reproduced")] * 2
+    table = tables.claims_table([only(rows)]).splitlines()
+    assert table[2:4] == [
+        "| Summation, exact, 6 variables (tuned on 5) | `Comma_2` 1.00, 1.00 "
+        "| `Start_2` 1.00, 0.50 | +0.50 (+0.50 ... +0.50) | +0.50 (+0.50 ... +0.50) | 6 of 6 "
+        "| 0.031 | reproduced |",
+        "|  | `Comma_2` 1.00, 1.00 | `End_22` 1.00, 0.50 | +0.50 (+0.50 ... +0.50) "
+        "| +0.50 (+0.50 ... +0.50) | 6 of 6 |  | beside |"]
+    assert tables.summary_table([only(rows)]).splitlines()[2] == (
+        "| Summation, exact | 5 | 6 variables | `Comma_2` 1.00 ± 0.00, `8_2` 1.00 ± 0.00 "
+        "| `Start_2` 0.50 ± 0.00, `End_2`  | reproduced against `Start_2` |")
 
 
 def test_a_new_task_that_needs_an_edit(monkeypatch):
     class Echo(Generation):
-        length_name, claim = "{} words", Claim(("Comma_4",), ("End_4",), "exact", "OOD")
+        length_name, claim = "{} words", Claim(("Comma_4",), ("End_4",), ("exact",))
 
     monkeypatch.setitem(TASKS, "echo", Echo())
-    rows = [row(method, {6: 1.0}, base, task="echo-3")
+    rows = [row(method, {5: 1.0, 6: 1.0}, base, task="echo-3")
             for method in ("Comma_4", "End_4") for base in (0, 1)]
     table = tables.claims_table([only(rows)])
-    assert "| Echo-3, exact, 6 words | `Comma_4` 0.50 ± 0.00 |" in table
+    assert "| Echo-3, exact, 6 words (tuned on 5) | `Comma_4` 0.50, 0.50 |" in table
     unheard = only([row("8_2", {6: 0.25}, task="unheard")])
     assert tables.methods_table(unheard).endswith("| `8_2` | 1 | 512 | 24 | 0.25 |\n")
+    assert tables.claims_table([unheard]) == ""
 
 
 def test_an_ascii_terminal(tmp_path, monkeypatch, capsys):
@@ -173,12 +205,14 @@ def test_a_figure_of_the_readme_that_is_no_result():
 def test_columns_of_the_page_with_the_values_of_others():
     rows = [row("Start_4", {16: accuracy}, base, seed)
             for base, seed, accuracy in ((3, 0, 0.0), (3, 1, 0.5), (4, 0, 1.0))]
-    assert results.base_table(only(rows)).splitlines()[::2] == [
-        "| accuracy far OOD 16, by base | 3 | 4 |", "| `Start_4` | 0.25 | 1.00 |"]
-    rows = [row("Comma_4", {6: 0.0, 16: accuracy}, base, task=task) for task, base, accuracy in (
-        ("generation", 15, 0.75), ("generation-0.1", 150, 0.5), ("generation-0.1", 151, 1.0),
-        ("generation-0", 150, 0.25), ("summation", 15, 0.1))]
-    head, _, _, line, *_ = results.dial_table(experiments(rows)).splitlines()
-    assert head == "| Generation, accuracy far OOD; rules restated with | 0 | 0.1 | 0.5 |"
-    assert line == "| `Comma_4` | 0.25 | 0.75 ± 0.35 | 0.75 |"
-    assert results.dial_table(experiments(rows[:1])) == ""
+    assert results.base_table(only(rows), "accuracy").splitlines()[::2] == [
+        "| accuracy OOD 16, by base | 3 | 4 |", "| `Start_4` | 0.25 | 1.00 |"]
+    rows = [row("Comma_4", {5: 1.0, 6: 0.0, 16: accuracy}, base, task=task)
+            for task, base, accuracy in (
+                ("generation", 15, 0.75), ("generation-0.1", 150, 0.5), ("generation-0.1", 151, 1.0),
+                ("generation-0.05", 150, 0.25), ("summation", 15, 0.1))]
+    lines = results.dial_table(experiments(rows)).splitlines()
+    assert lines[0] == "| Generation, accuracy; rules restated with | 0 | 0.05 | 0.1 |"
+    assert lines[-2:] == ["| `Comma_4` ID | 1.00 | 1.00 | 1.00 ± 0.00 |",
+                          "| `Comma_4` far OOD | 0.75 | 0.25 | 0.75 ± 0.35 |"]
+    assert results.dial_table(experiments(rows[1:2])) == ""

@@ -39,9 +39,9 @@ def test_a_line_for_each_name_one_trial_and_nothing_saved(finished, capsys, monk
 
 
 @pytest.mark.parametrize("name, items, expected", [
-    ("generation", 3, [1, 1 / 3, 0]), ("repetition", 4, [1, 0, 0])])  # accuracy, exact
+    ("generation", 4, [1, 1 / 3, 0]), ("repetition", 4, [1, 0, 0])])  # accuracy, exact
 def test_means_are_of_the_tasks_metric_and_splits(name, items, expected, model, tiny, monkeypatch):
-    """Longer answers than of these many items are cut off."""
+    """Cut off after these many parts between commas: the first one of Generation is empty."""
     def cut(text: str) -> str:
         parts = text.split(",")
         return text if len(parts) <= items else ",".join(parts[:items]) + ","

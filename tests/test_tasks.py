@@ -1,5 +1,7 @@
 """Tasks against hand-worked examples; scoring against answers with known mistakes."""
 
+from copy import copy
+from itertools import pairwise
 import re
 
 import pytest
@@ -21,10 +23,12 @@ def test_equations_by_hand(rule, left, right, result):  # the paper's chain, and
     assert equation(rule, left, right) == f"{left}@{right}={result}"
 
 
-def test_generation_documents_do_what_was_stated_last():
-    rng = random_source("pretrain", 1)
+@pytest.mark.parametrize("restated", [0.0, 0.3])
+def test_generation_documents_do_what_was_stated_last(restated):
+    rng, task = random_source("pretrain", 1), copy(generation)
+    task.restated = restated
     for _ in range(500):
-        text, rule, before = generation.document(rng, 1.0), "++0", None
+        text, rule, before = task.document(rng, 1.0), "++0", None
         equations = re.findall(r"(?:G(...):)?(\d\d)@(\d\d)=(\d\d),", text)
         assert text.count("@") == len(equations) and text.endswith(",;")
         for header, left, right, result in equations:
@@ -38,28 +42,62 @@ def test_generation_documents_have_their_lengths_and_headers():
     rng = random_source("pretrain", 1)
     texts = [generation.document(rng, 1.0) for _ in range(1000)]
     assert 500 < sum(text.startswith("G") for text in texts) < 620  # 0.75 * 0.75
+    assert 40 < sum(",G" in text for text in texts) < 140
     assert 4.5 < sum(text.count("@") for text in texts) / 1000 < 5.5
     short = [generation.document(rng, 0.0).count("@") for _ in range(1000)]
     assert 1.8 < sum(short) / 1000 < 2.2
 
 
+def test_generation_text_states_one_rule_at_most_and_never_the_target_rule():
+    rng = random_source("pretrain", 2)
+    texts = [generation.document(rng, 1.0) for _ in range(5000)]
+    assert max(text.count("G") for text in texts) == 1
+    headers = {rule for text in texts for rule in re.findall("G(...):", text)}
+    assert len(headers) == 53 and headers == set(generation.rules) and "+-9" not in headers
+
+
 def score_generation(text: str):
-    example = Example("44@47=83,", "47@83=34,83@34=21,34@21=53,21@53=74,")
+    example = Example("44@47=83", ",47@83=34,83@34=21,34@21=53,21@53=74")
     scores = generation.score(example, text)
     return [scores[k].accuracy for k in (1, 2, 3, 4)], [scores[k].exact for k in (1, 2, 3, 4)]
 
 
 def test_one_slip_costs_one_equation_but_all_exactness_after_it():
-    slipped = "47@83=33,83@33=20,33@20=53,"  # 33 should be 34; then true to what it wrote
-    assert score_generation(slipped) == ([0, 1, 1, 0], [False] * 4)
+    slipped = ",47@83=33,83@33=20,33@20=53,20@53=73"  # 33 should be 34; then true to what it wrote
+    assert score_generation(slipped) == ([0, 1, 1, 1], [False] * 4)
 
 
-def test_wrong_operands_are_wrong():
-    assert score_generation("47@83=34,83@33=20,") == ([1, 0, 0, 0], [True, False, False, False])
+@pytest.mark.parametrize("text", [
+    "47@83=34,83@34=21",  # no comma after the query
+    ",83@34=21,34@21=53",  # begins elsewhere
+    ",00@00=00" * 4, ""])
+def test_nothing_is_right_that_does_not_go_back_to_the_query(text):
+    assert score_generation(text) == ([0] * 4, [False] * 4)
+
+
+def test_nothing_is_right_after_an_operand_that_was_not_copied():
+    """Though each follows from the one before."""
+    wrong = ",47@83=34,83@33=20,33@20=53,20@53=72"
+    assert score_generation(wrong) == ([1, 0, 0, 0], [True, False, False, False])
+
+
+def test_an_equation_that_repeats_the_one_before_is_wrong():
+    example = Example("10@00=10", ",00@10=10,10@10=20")
+    collapsed = generation.score(example, ",00@10=00,10@00=10,00@10=10")  # the link is kept
+    assert [collapsed[k].accuracy for k in (1, 2)] == [0, 1]
+    example = Example("40@00=00", ",00@00=00,00@00=00")  # a true chain, as no query begins one
+    assert [generation.score(example, example.response)[k].accuracy for k in (1, 2)] == [1, 0]
+
+
+def test_no_query_of_generation_begins_a_chain_that_collapses():
+    rng = random_source("test", 0)
+    for _ in range(300):
+        items = generation.example(rng, 24).response.split(",")
+        assert all(one != other for one, other in pairwise(items))
 
 
 def test_an_answer_that_breaks_off_is_wrong_from_there_on():
-    for broken in ("47@83=34,8", "47@83=34,8,,", "47@83=34,8,8,8"):
+    for broken in (",47@83=34,8", ",47@83=34,8,,", ",47@83=34,8,8,8"):
         assert score_generation(broken) == ([1, 0, 0, 0], [True, False, False, False])
 
 
@@ -153,8 +191,8 @@ def test_the_longest_form_fits(task):
         assert len(text.replace(",", "," + header)) <= GPTConfig(len(ALPHABET)).block_size
 
 
-@each_task
-def test_the_target_rule_is_one_of_those_stated_in_pretraining(task):
+@pytest.mark.parametrize("task", [repetition, summation], ids=["repetition", "summation"])
+def test_the_target_rule_of_the_others_is_one_of_those_stated_in_pretraining(task):
     header, rng = task.header(task.target_rule), random_source("pretrain", 0)
     headers = {task.document(rng, 1.0)[:len(header)] for _ in range(2000)}
     assert header in headers and len(headers) > 3
@@ -175,9 +213,9 @@ def test_a_task_with_too_few_queries_is_refused():
         def example(self, rng, length):
             self.drawn += 1
             assert self.drawn < 500_000
-            return Example("44@47=83,", "47@83=34,")
+            return Example("44@47=84", ",47@84=35")
 
-    assert purpose_of("44@47=83,") == "tune"
+    assert purpose_of("44@47=84") == "tune"
     with pytest.raises(ValueError, match="generation has no test query of length 1: allow more"):
         draw(OneQuery(), 1, "test", random_source("test", 0))
 

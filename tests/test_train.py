@@ -1,16 +1,16 @@
 """The script as a user meets it: whole small runs, what each phase draws, tuning by hand."""
 
+from copy import copy
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from latent_tokens import LatentTokens, Placement
 from model import GPT
 import tasks
-from tasks import ALPHABET, TASKS, TOKEN_ID, decode, purpose_of
+from tasks import TASKS, Claim, decode, purpose_of
 import train
 from train import Muon, PretrainConfig, TuneConfig
 
@@ -28,8 +28,7 @@ def tiny_config(**settings) -> PretrainConfig:
 
 @pytest.fixture
 def base() -> GPT:
-    model, _ = train.pretrain(TASKS["generation"], tiny_config(), "cpu")
-    return model.requires_grad_(False)
+    return train.pretrain(TASKS["generation"], tiny_config(), "cpu").requires_grad_(False)
 
 
 def bits(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -71,14 +70,15 @@ def test_all_methods_of_a_task_train_equally_many_numbers(task):
 def test_a_line_says_what_was_trained_and_inserted(tmp_path):
     rows = {row["method"]: row for row in run(tmp_path, "--methods", "Start_2", "Comma_1")}
     assert [rows[method]["trained"] for method in rows] == [0, 0, 0, 32, 16]
-    assert [rows[method]["inserted"] for method in rows] == [0, 0, 0, 2, 6]
+    assert [rows[method]["inserted"] for method in rows] == [0, 0, 0, 2, 5]
     for method, trials in (("base", 0), ("Start_2", 3)):
         assert len(rows[method]["trials"]) == trials
 
 
 def test_the_printed_table_has_means_over_lengths_bases_and_seeds(capsys):
-    """The metric of the claim, each split by itself; a length may be in two splits."""
-    task = TASKS["generation"]
+    """Each metric of the claim, each split by itself; a length may be in two splits."""
+    task = copy(TASKS["generation"])
+    task.claim = Claim(("Comma_4",), ("Start_4",), ("accuracy", "exact"))
     rows = [{"method": method, "lengths": [1, 5, 6, 16], "exact": [0.0] * 4,
              "splits": {"ID": [1, 5], "OOD": [6, 24], "far OOD": [16, 24]}, "accuracy": accuracy}
             for method, accuracy in (("Start_4", [1.0, 0.8, 0.5, 0.0]), ("Comma_4", [1.0] * 4),
@@ -86,7 +86,9 @@ def test_the_printed_table_has_means_over_lengths_bases_and_seeds(capsys):
     train.print_table(task, rows)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert lines == [["generation,", "accuracy", "ID", "OOD", "far", "OOD"],
-                     ["Start_4", "0.85", "0.28", "0.05"], ["Comma_4", "1.00", "1.00", "1.00"]]
+                     ["Start_4", "0.85", "0.28", "0.05"], ["Comma_4", "1.00", "1.00", "1.00"],
+                     [], ["generation,", "exact", "ID", "OOD", "far", "OOD"],
+                     ["Start_4", "0.00", "0.00", "0.00"], ["Comma_4", "0.00", "0.00", "0.00"]]
 
 
 def test_the_same_seed_gives_the_same_result(tmp_path):
@@ -117,8 +119,8 @@ def test_each_phase_sees_its_own_queries_and_lengths(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "REFERENCES", ("base",))
     run(tmp_path, "--methods", "Start_1")
     for purpose, texts in seen.items():
-        assert {purpose_of(text[:9]) for text in texts} == {purpose}
-        lengths = {text.count(",") - 1 for text in texts}
+        assert {purpose_of(text[:8]) for text in texts} == {purpose}
+        lengths = {text.count(",") for text in texts}
         assert lengths == ({5} if purpose == "test" else {1, 2})
     assert len(seen["tune"]) == 3 * 8 * 4 and len(seen["validation"]) == 3 * 8
 
@@ -171,18 +173,16 @@ def test_every_weight_has_one_optimizer(model):
     assert all(weights.ndim == 2 for weights in groups[0]) and len(groups[0]) == 8
 
 
-@pytest.mark.parametrize("optimizer", ["Muon", "AdamW"])
-def test_tuning_is_this_loop(optimizer, base):
+def test_tuning_is_this_loop(base):
     """Fresh gradients in each step, rates that fall to zero, weight decay, distinct noise."""
     task, placement = TASKS["generation"], Placement.parse("Comma_2")
     config = TuneConfig(steps=4, batch_size=4, warmup=2, validation_examples=5,
                         trials=((0.5, 0.1),))
-    make_optimizer = {"Muon": Muon, "AdamW": torch.optim.AdamW}[optimizer]
-    tuned, _ = train.tune(base, task, placement, 3, config, make_optimizer)
+    tuned, _ = train.tune(base, task, placement, 3, config)
     latents, rng = LatentTokens(placement, 16), train.random_source("generation/tune", 3)
     latents.initialize(base.token_embedding, torch.Generator().manual_seed(3))
     assert (latents.vectors[0] - latents.vectors[1]).abs().mean() > 0.01
-    by_hand = make_optimizer(latents.parameters(), lr=0.5, weight_decay=0.1)
+    by_hand = Muon(latents.parameters(), lr=0.5, weight_decay=0.1)
     for share in (0.5, 0.75, 0.5, 0.25):
         by_hand.param_groups[0]["lr"] = 0.5 * share
         length = rng.choice(task.id_lengths)
@@ -211,53 +211,40 @@ def test_a_trial_that_diverges_is_not_chosen(base):
 
 # ---------------------------------------------------------------------------- what a base can do
 
-@pytest.mark.parametrize("character, count, expected", [
-    ("G", 100, 1.0), ("=", 25, 0.75), ("@", 100, 0.0)])
-def test_skill_is_the_share_of_exact_answers(character, count, expected, model, monkeypatch):
-    """A model that writes the true answers, but in ``count`` of 100 a ? for this character. It is
-    not asked to write headers (G+-9:)."""
-    def logits(model, latents, batch):
-        answers = batch.targets.clamp(min=0)  # (100, R), one of two, padded with anything
-        answers[:count][answers[:count] == TOKEN_ID[character]] = TOKEN_ID["?"]
-        return F.one_hot(answers, len(ALPHABET))
+@pytest.mark.parametrize("name, words", [
+    ("generation", "instruction"), ("repetition", "reminders"), ("summation", "reminders")])
+def test_skill_is_the_share_of_exact_answers(name, words, model, monkeypatch):
+    """Of lengths that are tuned on, with the rule in words; a writer errs in every fourth answer."""
+    task = TASKS[name]
 
-    monkeypatch.setattr(train, "response_logits", logits)
-    assert train.skill(model, TASKS["generation"], 100) == pytest.approx(expected)
+    def answers(base, latents, asked, method, examples):
+        assert (asked, method, latents.placement) == (task, words, Placement())
+        assert {purpose_of(each.query) for each in examples} == {"validation"}
+        lengths = {length for each in examples for length in task.score(each, each.response)}
+        assert lengths == set(task.id_lengths)
+        return [each.response[:-1] if index % 4 == 3 else each.response
+                for index, each in enumerate(examples)]
 
-
-@pytest.mark.parametrize("able, rates", [
-    ([0.95], [0, 1, 2, 3, 4]), ([0.94, 0.95], [0, 1, 2, 3, 4, 2, 3, 4]),
-    ([0.0, 0.9, 0.9], [0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4])])
-def test_a_base_without_its_skill_repeats_the_second_half_on_new_text(able, rates, monkeypatch):
-    texts, steps, left = [], [], iter(able)
-    source, rate = train.random_source, train.set_learning_rate
-    monkeypatch.setattr(train, "skill", lambda *_: next(left))
-    monkeypatch.setattr(train, "random_source", lambda *key: texts.append(key) or source(*key))
-    monkeypatch.setattr(train, "set_learning_rate", lambda optimizer, step, config: (
-        steps.append(step), rate(optimizer, step, config)))
-    _, skill = train.pretrain(TASKS["generation"], tiny_config(
-        steps=5, needed_skill=0.95, repeats=2), "cpu")
-    assert skill == able[-1] and not list(left) and steps[::2] == rates  # two optimizers
-    assert texts == [(f"generation/pretrain/{step}", 0) for step in range(len(rates))]
+    monkeypatch.setattr(train, "answers", answers)
+    assert train.skill(model, task) == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("able", [0.94, 0.95])
+@pytest.mark.parametrize("able", [0.89, 0.9])
 def test_nothing_is_tuned_on_a_base_without_its_skill(able, tmp_path, monkeypatch, capsys):
     """The other base goes on; a second command neither trains the first again nor takes it."""
-    monkeypatch.setitem(train.FAST_PRETRAIN, "needed_skill", 0.95)
-    monkeypatch.setitem(train.FAST_PRETRAIN, "repeats", 0)
-    skills = iter([able, 0.95])
+    monkeypatch.setitem(train.FAST_PRETRAIN, "needed_skill", 0.9)
+    skills = iter([able, 0.9])
     monkeypatch.setattr(train, "skill", lambda *_: next(skills))
     for _ in ("made", "read"):
         again = partial(run, tmp_path, "--methods", "Start_1", "--bases", "3", "4")
-        if able == 0.95:
+        if able == 0.9:
             again()
         else:
             with pytest.raises(SystemExit):
                 again()
-            assert "base3.pt: even with reminders in words 94%" in capsys.readouterr().err
+            assert "base3.pt: with instruction in words 89%" in capsys.readouterr().err
     bases = {row["base"] for row in train.read_results(tmp_path / train.RESULTS)}
-    assert bases == ({3, 4} if able == 0.95 else {4})
+    assert bases == ({3, 4} if able == 0.9 else {4})
 
 
 # ------------------------------------------------------------------------------ a task of one's own
