@@ -1,9 +1,6 @@
-"""The whole method on one page: four latent tokens before every comma, tuned on a frozen model.
+"""The whole method: four latent tokens before every comma, tuned on a frozen model.
 
     python -m docs.one_page runs/default/generation-base0.pt
-
-This is all there is to it. Everything else in the repository is batching, caching, other placements,
-and proof.
 """
 
 import random
@@ -24,7 +21,7 @@ def predict(base: GPT, latents: torch.Tensor, token_ids: list[int]) -> torch.Ten
     for t, embedding in enumerate(base.embed(torch.tensor([token_ids]))[0]):
         if token_ids[t] == COMMA:
             inputs += list(latents)
-            position_ids += [t] * len(latents)  # a latent shares the position of the token after it
+            position_ids += [t] * len(latents)  # they share the position of the token after them
         slots.append(len(inputs))
         inputs.append(embedding)
         position_ids.append(t)
@@ -53,11 +50,11 @@ def main(path: str, steps: int = 300) -> None:
         for _ in range(16):
             loss(base, latents, draw(task, rng.randint(1, 5), "tune", rng)).backward()
         optimizer.step(), schedule.step(), optimizer.zero_grad()
-    with torch.no_grad():
-        for example in draw_examples(task, task.test_lengths, "test", seed=0, count=10):
+    for example in draw_examples(task, task.test_lengths, "test", seed=0, count=10):
+        with torch.no_grad():
             text = answer(base, latents, example.query, len(example.response))
-            scores = task.score(example, text).values()
-            print(f"{example.query}{text[:36]}... {sum(s.accuracy for s in scores):.0f} of 24 right")
+        right = sum(score.accuracy for score in task.score(example, text).values())
+        print(f"{example.query}{text[:36]}... {right:.0f} of 24 right")
 
 
 if __name__ == "__main__":

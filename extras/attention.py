@@ -88,21 +88,27 @@ def split(text: str, query_length: int) -> tuple[list[int], list[int]]:
 
 
 @torch.no_grad()
-def attention(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
-    """Weights (L + 1, T, T), means over heads: "uniform", then those of the L layers."""
+def head_weights(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
+    """What each head of each layer attends to: (L, H, T, T)."""
     batch, weights = to_batch(latents.placement, [example]), []
-    visible = torch.ones(2 * batch.sources.shape[1:]).tril()  # (T, T)
 
     def written_out(q: Tensor, k: Tensor, v: Tensor, **_) -> Tensor:
         """softmax(q k^T / sqrt(K)) v of one layer; keeps the softmax, (1, H, T, T)."""
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        visible = torch.ones_like(scores).tril()
         weights.append(scores.masked_fill(visible == 0, -inf).softmax(dim=-1))
         return weights[-1] @ v
 
     with mock.patch.object(F, "scaled_dot_product_attention", written_out):
         model(latents.embed(batch.sources, model.embed(batch.token_ids)), batch.position_ids)
-    uniform = visible / visible.sum(dim=1, keepdim=True)
-    return torch.stack([uniform, *(each[0].mean(dim=0) for each in weights)])
+    return torch.cat(weights)
+
+
+def attention(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
+    """Weights (L + 1, T, T), means over heads: "uniform", then those of the L layers."""
+    weights = head_weights(model, latents, example).mean(dim=1)
+    visible = torch.ones_like(weights[:1]).tril()
+    return torch.cat([visible / visible.sum(dim=-1, keepdim=True), weights])
 
 
 def measure(model: GPT, latents: LatentTokens, examples: list[Example]) -> tuple[Tensor, ...]:
