@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 import json
 from math import isfinite, nan
+import os
 from pathlib import Path
 from statistics import fmean
+import sys
 import time
 
 import torch
@@ -26,9 +28,8 @@ from tqdm import tqdm
 from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch,
                            response_loss)
 from model import GPT, GPTConfig, weights_checksum
-from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, checksum, decode,
-                   draw, draw_examples, encode, pretraining_batch, random_source,
-                   text_checksum)
+from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, checksum, decode, draw,
+                   draw_examples, encode, pretraining_batch, random_source, text_checksum)
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,14 @@ def print_table(task: Task, rows: list[dict]) -> None:
 
 # --------------------------------------------------------------------------------- the command line
 
+def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
+        return int(text)
+    return parse
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="train.py", usage=argparse.SUPPRESS, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -301,9 +310,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
     add("--methods", nargs="+", metavar="M", help="placements as in latent_tokens.py; default: "
         "the task's")
-    add("--seeds", type=int, default=1, metavar="N", help="tune and test with 0 ... N-1")
-    add("--steps", type=int, default=300, metavar="N", help="of tuning; default: 300")
-    add("--bases", type=int, nargs="+", default=[0], metavar="N", help="seeds of pre-training")
+    add("--seeds", type=number(1), default=1, metavar="N", help="tune and test with 0 ... N-1")
+    add("--steps", type=number(1), default=300, metavar="N", help="of tuning; default: 300")
+    add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of pre-training")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
@@ -338,10 +347,10 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
 
 def run(args: argparse.Namespace) -> None:
     """Pre-train and freeze each base; compare the methods on it, seed by seed."""
-    if min(args.seeds, args.steps) < 1 or min(args.bases) < 0:
-        raise UserError("--seeds and --steps must be positive, --bases not negative")
     tuning = replace(TuneConfig(steps=args.steps), **FAST_TUNE if args.fast else {})
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
+    if folder == Path():
+        raise UserError("--out: a run needs a folder of its own")
     tasks = [task for task in TASKS.values() if args.task in (task.name, "all")]
     methods = {task: [*REFERENCES, *dict.fromkeys(str(Placement.parse(name)) for name in (
         args.methods or task.claim.baselines + task.claim.proposed))] for task in tasks}
@@ -371,6 +380,10 @@ def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str
     """Parse and work. A mistake or Ctrl-C ends with one line and no traceback."""
     try:
         work(parser.parse_args(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone, as in ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        parser.exit(1)
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:  # raised by somebody's own code
             raise

@@ -30,7 +30,7 @@ from extras.tables import encodes
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import Example, draw_examples
-from train import answers, command, to_batch
+from train import answers, command, number, to_batch
 
 KINDS = ("nearest group", "older groups", "own item", "older items")
 SHADES, ASCII_SHADES = " ░▒▓█", " .:*#"
@@ -194,9 +194,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("attention", __doc__)
     add = parser.add_argument
     add("--method", metavar="M", help="default: the first that the task's claim proposes")
-    add("--length", type=int, default=10, metavar="N", help="or the nearest that the task has")
-    add("--examples", type=int, default=100, metavar="N")
-    add("--layer", type=int, metavar="N", help="of the last table and the map; default: where the "
+    add("--length", type=number(1), default=10, metavar="N", help="or the nearest that the task has")
+    add("--examples", type=number(1, 10_000), default=100, metavar="N")
+    add("--layer", type=number(0), metavar="N", help="of the last table and the map; default: where the "
         "nearest group gets most")
     command(show, parser, arguments)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import random
 import runpy
 from textwrap import indent
+from threading import Thread
 import traceback
 
 from extras.runs import plain_parser
@@ -97,7 +98,7 @@ class Case:
         try:
             answer = self.ask(function)
             wrong = "" if isinstance(answer, list) else f"{answer!r}, which is not a list"
-        except Exception as error:  # whatever a student's function raises is its answer
+        except (Exception, SystemExit) as error:  # what a student's function raises is its answer
             frame = traceback.extract_tb(error.__traceback__)[-1]
             wrong = (f"{type(error).__name__}: {error} "
                      f"(line {frame.lineno} of {Path(frame.filename).name})")
@@ -161,17 +162,37 @@ def first_mistake(name: str, function: Callable) -> str:
     return next(filter(None, (case.mistake(function) for case in asked)), "")
 
 
+def in_time(name: str, work: Callable, seconds: float = 20.0):
+    """What a student's code gives. Raises UserError if it raises anything or goes on and on."""
+    given = []
+
+    def run() -> None:
+        try:
+            given.append((work(), None))
+        except BaseException as error:  # sys.exit, too
+            given.append((None, error))
+
+    thread = Thread(target=run, daemon=True)  # nobody waits for it in the end
+    thread.start()
+    thread.join(seconds)
+    if not given:
+        raise UserError(f"{name} is still running after {seconds:.0f} seconds: an endless loop?")
+    answer, error = given[0]
+    if error:
+        raise UserError(f"{name} cannot be run: {error!r}") from error
+    return answer
+
+
 def compare(args: argparse.Namespace) -> None:
     """Say of each function in a student's file if it is right, and draw its first mistake."""
     if args.blank or not args.file:
         print(BLANK, end="")
         return
-    try:
-        functions = runpy.run_path(args.file)
-    except Exception as error:  # a file of a student's may raise anything
-        raise UserError(f"{args.file} cannot be run: {error!r}") from error
+    functions = in_time(args.file, lambda: runpy.run_path(args.file))
     for name in questions()[0]:
-        mistake = first_mistake(name, functions[name]) if name in functions else "not there"
+        mistake = "not there"
+        if name in functions:
+            mistake = in_time(name, lambda: first_mistake(name, functions[name]))
         print(f"{name}: {'wrong' if mistake else 'right on 300 rows'}")
         if mistake:
             print(f"\n{indent(mistake, '    ')}\n")

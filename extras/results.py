@@ -6,12 +6,15 @@
 ``introduction.md`` are written by hand, all else on the page is made here, and a test compares.
 """
 
+import argparse
 from itertools import product
 from pathlib import Path
 
 from extras.experiments import Experiment, experiments, read
+from extras.runs import plain_parser
 from extras.tables import (claims_table, markdown, mean_and_sd, methods_table, span,
                            summary_table)
+from train import command
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -62,5 +65,10 @@ def page(folder: Path) -> str:
                       *map(section, sorted(folder.glob("*.jsonl")))])
 
 
-if __name__ == "__main__":
+def write(_: argparse.Namespace) -> None:
     (DOCS / "results.md").write_text(page(DOCS / "results"), encoding="utf-8")
+    print(f"wrote {DOCS / 'results.md'}")
+
+
+if __name__ == "__main__":
+    command(write, plain_parser("results", __doc__), None)

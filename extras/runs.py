@@ -18,7 +18,7 @@ from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import TASKS, Task
 import train
-from train import (KEY, REFERENCES, RESULTS, TuneConfig, append_result, key, new_row,
+from train import (KEY, REFERENCES, RESULTS, TuneConfig, append_result, key, new_row, number,
                    read_results, split_means, test, tune, weights_checksum)
 
 
@@ -34,8 +34,8 @@ def make_parser(command: str, description: str, folder: str = "folder") -> argpa
     add = parser.add_argument
     add(folder, type=Path, nargs="?" if folder == "folder" else None, default=Path("runs/default"))
     add("--task", default="generation", choices=TASKS)
-    add("--base", type=int, default=0, metavar="N", help="the seed of its pre-training")
-    add("--seed", type=int, default=0, metavar="N", help="of tuning and test")
+    add("--base", type=number(0), default=0, metavar="N", help="the seed of its pre-training")
+    add("--seed", type=number(0), default=0, metavar="N", help="of tuning and test")
     return parser
 
 

@@ -15,7 +15,7 @@ import shutil
 from extras.runs import Run, make_parser
 from latent_tokens import Placement, UserError, generate, make_batch
 from tasks import ALPHABET, END, TOKEN_ID, decode, draw_examples, encode
-from train import command
+from train import command, number
 
 MARGIN = 13  # columns of text left of the first slot
 GAP = 6  # and between query and response
@@ -73,8 +73,8 @@ def block(rows: dict[str, list[str]], query_slots: int, cell: int) -> str:
 
 def show(args: argparse.Namespace) -> None:
     """Load, decode, print."""
-    if args.tokens < 1 or args.prompt == "":
-        raise UserError("--tokens must be positive, and --prompt must not be empty")
+    if args.prompt == "":
+        raise UserError("--prompt must not be empty")
     unknown = sorted(set(args.prompt or "") - TOKEN_ID.keys())
     if unknown:
         raise UserError(f"--prompt has {unknown[0]!r}, which is not in the alphabet {ALPHABET}")
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("show", __doc__)
     parser.add_argument("--method", required=True, metavar="M", help="a placement, as Comma_4")
     parser.add_argument("--prompt", metavar="TEXT", help="default: the first query of the test")
-    parser.add_argument("--tokens", type=int, default=20, metavar="N", help="at most; default: 20")
+    parser.add_argument("--tokens", type=number(1, 500), default=20, metavar="N", help="at most; default: 20")
     command(show, parser, arguments)
 
 

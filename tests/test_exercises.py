@@ -1,5 +1,7 @@
 """The exercises: right answers pass, wrong ones are shown."""
 
+import subprocess
+import sys
 from textwrap import dedent
 
 import pytest
@@ -99,3 +101,19 @@ def test_a_file_that_cannot_be_run(content, file, capsys):
     if content:
         file.write_text(content)
     assert "cannot be run" in refused(capsys, exercises, file)
+
+
+@pytest.mark.parametrize("code, expected", [
+    ("import sys\nsys.exit(3)\n", "my.py cannot be run: SystemExit(3)"),
+    ("import time\nwhile True:\n    time.sleep(9)\n", "my.py is still running after 1 seconds: an endless loop?")])
+def test_a_file_that_ends_the_command_or_never_ends(code, expected, tmp_path, capsys, monkeypatch):
+    (tmp_path / "my.py").write_text(code)
+    monkeypatch.setattr(exercises.in_time, "__defaults__", (1.0,))
+    assert expected in refused(capsys, exercises, tmp_path / "my.py")
+
+
+def test_a_traceback_where_nobody_reads_the_output():
+    command = [sys.executable, "-m", "extras.exercises", "--blank"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -88,7 +88,7 @@ def test_the_prompt_is_decoded_with_the_latents_of_the_run(finished, capsys, mon
 @pytest.mark.parametrize("arguments, expected", [
     (["--prompt", "44@4A="], "'A', which is not in the alphabet ;,:0123456789+-x@"),
     (["--prompt", "1\n2"], r"--prompt has '\n'"), (["--prompt", ""], "must not be empty"),
-    (["--tokens", "0"], "--tokens must be positive"),
+    (["--tokens", "0"], "'0' is no number from 1 to 500"),
     (["--method", "base"], "unknown placement 'base'")])
 def test_mistakes_are_one_line(arguments, expected, tmp_path, capsys):
     assert expected in refused(capsys, show, tmp_path, "--method", "Comma_1", *arguments)
