@@ -2,6 +2,7 @@
 
     python -m extras.exercises --blank > my.py      the functions, empty
     python -m extras.exercises my.py                which of them are right, and the first mistake
+    python -m extras.exercises --check runs/default what exercises 6 to 9 give on this run
 
 docs/exercises.md has the exercises.
 """
@@ -18,8 +19,14 @@ from textwrap import indent
 from threading import Thread
 import traceback
 
-from extras.runs import plain_parser
-from latent_tokens import AugmentedRow, Group, Placement, UserError, make_batch
+from tqdm import tqdm
+
+from extras.runs import Run, plain_parser
+from extras.score import make, score, tune_once
+from extras.tables import markdown
+from latent_tokens import (SEPARATORS, AugmentedRow, Group, LatentTokens, Placement, UserError,
+                           make_batch)
+from tasks import TOKEN_ID
 from train import command
 
 BLANK = '''"""Write the bodies; python -m extras.exercises my.py compares them with ours."""
@@ -183,8 +190,42 @@ def in_time(name: str, work: Callable, seconds: float = 20.0):
     return answer
 
 
+TUNED, PLACED = ("Comma_4", "Start_4", "End_4"), (
+    "Start_4:Comma_4", "End_4:Comma_4", "Comma_4:Start_4", "Comma_4:9_4", "Comma_4:20_4",
+    "Comma_4:40_4", "Comma_4:80_4", "Comma_4:random", "Comma_4:shuffled", "Comma_4:Comma_1",
+    "Comma_4:Comma_2", "Comma_4:Comma_4-own", "Start_4:Start_4-own", "End_4:End_4-own",
+    "Comma_4:Equals_4", "Start_4:Equals_4", "End_4:Equals_4")
+
+
+def check(folders: list[Path]) -> None:
+    """The accuracy of each line of the exercises, from the lowest base to the highest."""
+    SEPARATORS["Equals"] = (TOKEN_ID["="],)  # exercise 9
+    runs, found = [], {}
+    for folder in folders:
+        for path in sorted(folder.glob("generation-base*.pt")):
+            number = int(path.stem.removeprefix("generation-base"))
+            runs.append(Run.open(argparse.Namespace(folder=folder, task="generation", base=number)))
+    if not runs:
+        raise UserError(f"{', '.join(map(str, folders))}: no base of Generation is there")
+    for run in tqdm(runs, "checking", leave=False, disable=None):
+        latents = {"base": LatentTokens(Placement(), run.base.config.n_embd)}
+        latents |= {name: make(run, name, 0) for name in (*TUNED, *PLACED)}
+        latents |= {f"{name}, tuned": tune_once(run, Placement.parse(name), 0)
+                    for name in ("Comma_4-own", "Equals_4")}
+        for name, each in latents.items():
+            found.setdefault(name, []).append(score(run, each, 0))
+    for name, means in found.items():
+        cells = ([f"{mean[split]:.2f}" for mean in means] for split in means[0])
+        found[name] = [f"`{name}`", *("-".join(sorted({min(cell), max(cell)})) for cell in cells)]
+    bases = ", ".join(str(run.number) for run in runs)
+    print(markdown([f"bases {bases}", "ID", "OOD", "far OOD"], found.values()), end="")
+
+
 def compare(args: argparse.Namespace) -> None:
     """Say of each function in a student's file if it is right, and draw its first mistake."""
+    if args.check:
+        check(args.check)
+        return
     if args.blank or not args.file:
         print(BLANK, end="")
         return
@@ -202,6 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("exercises", __doc__)
     parser.add_argument("file", nargs="?")
     parser.add_argument("--blank", action="store_true", help="print the empty functions")
+    parser.add_argument("--check", type=Path, nargs="+", metavar="DIR", help="folders of runs")
     command(compare, parser, arguments)
 
 

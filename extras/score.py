@@ -34,15 +34,20 @@ def score(run: Run, latents: LatentTokens, seed: int) -> dict[str, float]:
     return split_means(run.new_row("", seed, QUICK) | result, run.task.claim.metrics[0])
 
 
+def tune_once(run: Run, placement: Placement, seed: int) -> LatentTokens:
+    config = run.tuning(seed)
+    once = replace(config, trials=config.trials[:1])
+    return tune(run.base, run.task, placement, seed, once)[0]
+
+
 def show(args: argparse.Namespace) -> None:
     """Load, tune, print: a line for the base, then one for each name."""
     run = Run.open(args)
     latents = {"base": LatentTokens(Placement(), run.base.config.n_embd)}
     latents |= {name: make(run, name, args.seed) for name in args.names}
     if args.tune:
-        config, placement = run.tuning(args.seed), Placement.parse(args.tune)
-        once = replace(config, trials=config.trials[:1])
-        latents[f"{placement}, tuned now"], _ = tune(run.base, run.task, placement, args.seed, once)
+        placement = Placement.parse(args.tune)
+        latents[f"{placement}, tuned now"] = tune_once(run, placement, args.seed)
     print(f"{run.task.claim.metrics[0]:24}" + "".join(f"{split:>8}" for split in run.task.splits))
     for name, each in latents.items():
         means = score(run, each, args.seed).values()
