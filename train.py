@@ -5,7 +5,7 @@
     python train.py --methods Comma_2 8_2     more placements, on the same base
 
 A run lives in one folder, --out: bases, latents, and results.jsonl, to which each result adds a
-line. What has a line there is not done again. Tools that read or vary a run are in extras/.
+line. What has a line there is not done again. On a busy machine set OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -162,8 +162,8 @@ def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> 
             raise UserError(f"{path} was made with {name} = {base.notes.get(name)}, not {asked}: "
                             "choose a new --out, or the same settings")
     if base.notes["skill"] < config.needed_skill:
-        raise Unskilled(f"{path}: with {task.skill_method} in words {base.notes['skill']:.0%} of its "
-                        "answers are exact: nothing is tuned on it, take another seed with --bases")
+        raise Unskilled(f"{path}: with {task.skill_method} in words {base.notes['skill']:.0%} of "
+                        "its answers are exact: nothing is tuned on it, take another of --bases")
     return base.to(device)
 
 
@@ -283,7 +283,7 @@ def split_means(row: dict, metric: str) -> dict[str, float]:
 
 
 def print_table(task: Task, rows: list[dict]) -> None:
-    """Means over lengths, bases and seeds, one line for each method, by each metric of the claim."""
+    """Means over lengths, bases and seeds, a line for each method, by each metric of the claim."""
     for metric in task.claim.metrics:
         print(f"\n{task.name}, {metric}".ljust(39), *(f"{each:>8}" for each in task.splits))
         for method in dict.fromkeys(row["method"] for row in rows):
@@ -312,7 +312,7 @@ def make_parser() -> argparse.ArgumentParser:
         "the task's")
     add("--seeds", type=number(1), default=1, metavar="N", help="tune and test with 0 ... N-1")
     add("--steps", type=number(1), default=300, metavar="N", help="of tuning; default: 300")
-    add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of pre-training")
+    add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of a base")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
