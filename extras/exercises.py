@@ -216,7 +216,7 @@ def check(folders: list[Path]) -> None:
             found.setdefault(name, []).append(score(run, each, 0))
     for name, means in found.items():
         cells = ([f"{mean[split]:.2f}" for mean in means] for split in means[0])
-        found[name] = [f"`{name}`", *("-".join(sorted({min(cell), max(cell)})) for cell in cells)]
+        found[name] = [f"`{name}`".replace(", tuned`", "`, tuned"), *("-".join(sorted({min(cell), max(cell)})) for cell in cells)]
     bases = ", ".join(str(run.number) for run in runs)
     print(markdown([f"bases {bases}", "ID", "OOD", "far OOD"], found.values()), end="")
 
