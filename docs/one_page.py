@@ -3,9 +3,7 @@
     python -m docs.one_page runs/default/generation-base0.pt
 """
 
-import random
-import sys
-
+import random, sys
 import torch
 import torch.nn.functional as F
 
@@ -42,6 +40,7 @@ def answer(base: GPT, latents: torch.Tensor, query: str, length: int) -> str:
 
 
 def main(path: str, steps: int = 300) -> None:
+    torch.manual_seed(0)
     base, task, rng = GPT.load(path), TASKS["generation"], random.Random(0)
     latents = base.token_embedding.mean(dim=0) + 0.1 * torch.randn(4, base.config.n_embd)
     optimizer = torch.optim.AdamW([latents.requires_grad_()], lr=0.3, weight_decay=0.05)

@@ -1,0 +1,62 @@
+"""docs/one_page.py against latent_tokens.py, which does the same in batches and with a cache."""
+
+import random
+
+import pytest
+import torch
+
+from docs import one_page
+from latent_tokens import LatentTokens, Placement, generate, make_batch, response_loss
+from tasks import TASKS, decode, draw_examples, encode
+
+EXAMPLES = draw_examples(TASKS["generation"], [1, 3], "test", 0, 6)
+
+
+@pytest.fixture
+def latents() -> LatentTokens:
+    made = LatentTokens(Placement.parse("Comma_4"), 16)
+    torch.nn.init.normal_(made.vectors, generator=torch.Generator().manual_seed(0))
+    return made.requires_grad_(False)
+
+
+class Watched:
+    """A model that keeps the position ids it was asked with, and how many slots."""
+
+    def __init__(self, model):
+        self.embed, self.model = model.embed, model
+
+    def __call__(self, embeddings, position_ids):
+        self.position_ids, self.slots = position_ids, embeddings.shape[1]
+        return self.model(embeddings, position_ids)
+
+
+def test_the_same_slots_and_positions(model, latents):
+    watched = Watched(model)
+    for each in EXAMPLES:
+        query, response = encode(each.query), encode(each.response)
+        batch = make_batch(latents.placement, [query], [response])
+        one_page.predict(watched, latents.vectors, query + response)
+        assert watched.position_ids.tolist() == batch.position_ids.tolist()
+        assert watched.slots == batch.sources.shape[1]
+
+
+def test_the_same_loss(model, latents):
+    for each in EXAMPLES:
+        batch = make_batch(latents.placement, [encode(each.query)], [encode(each.response)])
+        ours = response_loss(model, latents, batch)
+        theirs = one_page.loss(model, latents.vectors, each)
+        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+
+
+def test_the_same_answers(model, latents):
+    """To queries with commas of their own, too."""
+    rng = random.Random(0)
+    queries = [each.query for each in EXAMPLES] + ["".join(rng.choices("12,", k=7)) for _ in "abc"]
+    for query in queries:
+        answer, = generate(model, latents, [encode(query)], 25)
+        assert one_page.answer(model, latents.vectors, query, 25) == decode(answer)
+
+
+def test_its_main_prints_ten_answers(finished, monkeypatch, capsys):
+    one_page.main(str(finished / "generation-base0.pt"), steps=1)
+    assert capsys.readouterr().out.count(" right\n") == 10
