@@ -255,12 +255,15 @@ def test_adding_a_task_takes_one_class(tmp_path, monkeypatch):
     code = text.split("```python\n")[1].split("```")[0].split("TASKS = ")[0]
     scope = dict(vars(tasks))
     exec(code, scope)
-    echo = scope["Echo"]()
-    monkeypatch.setitem(TASKS, echo.name, echo)
-    rows = run(tmp_path, "--task", echo.name)
+    task = scope["Digits"]()
+    monkeypatch.setitem(TASKS, task.name, task)
+    example = task.example(train.random_source("test", 0), 3)
+    assert task.score(example, example.response)[3].exact
+    assert [task.item("+9", "472"), task.after("+9", "472=4")] == ["472=4", "724=4"]
+    rows = run(tmp_path, "--task", task.name)
     assert [row["method"] for row in rows] == [
-        *train.REFERENCES, *echo.claim.baselines, *echo.claim.proposed]
-    assert rows[0]["lengths"] == list(echo.test_lengths)
+        *train.REFERENCES, *task.claim.baselines, *task.claim.proposed]
+    assert rows[0]["lengths"] == list(range(1, 25))
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, KeyError])
