@@ -194,10 +194,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("attention", __doc__)
     add = parser.add_argument
     add("--method", metavar="M", help="default: the first that the task's claim proposes")
-    add("--length", type=number(1), default=10, metavar="N", help="or the nearest that the task has")
+    add("--length", type=number(1), default=10, metavar="N", help="or the nearest of the task")
     add("--examples", type=number(1, 10_000), default=100, metavar="N")
-    add("--layer", type=number(0), metavar="N", help="of the last table and the map; default: where the "
-        "nearest group gets most")
+    add("--layer", type=number(0), metavar="N", help="of the last table and the map; default: "
+        "where the nearest group gets most")
     command(show, parser, arguments)
 
 

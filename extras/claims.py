@@ -10,9 +10,9 @@ base is a mean over its tuning seeds.
     not reproduced  else
 
 p is that of a one-sided exact sign-flip test: the share of all ways to give the bases' differences
-signs that yield a sum as large as theirs. Of the two differences the larger p counts, and all claims
-of a table are corrected for their number (Holm 1979). With fewer than five bases p < 0.05 is out of
-reach, and with ten claims it takes eight.
+signs that yield a sum as large as theirs. Of the two differences the larger p counts, and all
+claims of a table are corrected for their number (Holm 1979). With fewer than five bases p < 0.05 is
+out of reach, and with ten claims it takes eight.
 
 The range beside a mean goes from the second lowest base to the second highest: of ten bases, a
 97.9 % interval of the median. Unlike Student's, it assumes no shape, and lies within the bounds of

@@ -215,8 +215,9 @@ def check(folders: list[Path]) -> None:
         for name, each in latents.items():
             found.setdefault(name, []).append(score(run, each, 0))
     for name, means in found.items():
-        cells = ([f"{mean[split]:.2f}" for mean in means] for split in means[0])
-        found[name] = [f"`{name}`".replace(", tuned`", "`, tuned"), *("-".join(sorted({min(cell), max(cell)})) for cell in cells)]
+        splits = ([f"{mean[split]:.2f}" for mean in means] for split in means[0])
+        found[name] = [f"`{name}`".replace(", tuned`", "`, tuned"),
+                       *("-".join(sorted({min(cells), max(cells)})) for cells in splits)]
     bases = ", ".join(str(run.number) for run in runs)
     print(markdown([f"bases {bases}", "ID", "OOD", "far OOD"], found.values()), end="")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from extras.testbeds import VARIANTS
 from latent_tokens import UserError
 from tasks import TASKS, Claim, Task
 from train import RESULTS, key, read_results
@@ -28,8 +29,9 @@ class Experiment:
 
     @property
     def about(self) -> Task:
-        """A variant such as ``generation-0.1`` is judged like the task itself."""
-        return TASKS.get(self.task) or TASKS.get(self.task.partition("-")[0]) or Task()
+        """A variant such as ``echo-3`` that is not known is judged like ``echo``."""
+        known = {variant.name: variant for variant in VARIANTS} | TASKS
+        return known.get(self.task) or known.get(self.task.partition("-")[0]) or Task()
 
     @property
     def claim(self) -> Claim:

@@ -2,8 +2,8 @@
 
     python -m extras.mixture runs/default
 
-Two times End_4 is tuned on Generation, once on the target rule and once on another. Then the share of
-queries whose first equation follows the one or the other, as the mixture goes from this to that.
+Two times End_4 is tuned on Generation, once on the target rule and once on another. Then the share
+of queries whose first equation follows the one or the other, as the mixture goes from this to that.
 """
 
 import argparse

@@ -20,14 +20,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def base_table(each: Experiment, metric: str) -> str:
-    """The claim's methods on each base, as means over OOD lengths; "" where none was run."""
-    lines, lengths = [], each.splits.get("OOD", [])
+    """The claim's methods on each base, as means over OOD lengths."""
+    lines, lengths = [], each.splits["OOD"]
     for method in (*each.claim.baselines, *each.claim.proposed):
         if values := each.by_base(method, metric, lengths):
             cells = [f"{values[base]:.2f}" if base in values else "" for base in each.bases]
             lines.append([f"`{method}`", *cells])
-    if not lines:
-        return ""
     head = f"{metric} OOD {span(lengths)}, by base"
     return markdown([head, *(str(number) for number, _ in each.bases)], lines)
 
@@ -52,8 +50,7 @@ def section(path: Path) -> str:
     parts = [path.with_suffix(".md").read_text(encoding="utf-8"), dial_table(found)]
     for each in found:
         title = each.task.capitalize() + (f", with {each.note}" if each.note else "")
-        parts += [f"### {title}\n", methods_table(each),
-                  *(base_table(each, metric) for metric in each.claim.metrics)]
+        parts += [f"### {title}\n", methods_table(each)]
     return "\n".join(filter(None, parts))
 
 
@@ -61,7 +58,8 @@ def page(folder: Path) -> str:
     """The whole page: the claims in one table, and the files in the order of their names."""
     introduction = (folder / "introduction.md").read_text(encoding="utf-8")
     confirmed = experiments(read([folder / "confirm.jsonl"]))
-    return "\n".join([introduction, summary_table(confirmed), claims_table(confirmed),
+    bases = [base_table(each, metric) for each in confirmed for metric in each.claim.metrics]
+    return "\n".join([introduction, summary_table(confirmed), claims_table(confirmed), *bases,
                       *map(section, sorted(folder.glob("*.jsonl")))])
 
 

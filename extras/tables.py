@@ -54,8 +54,9 @@ def claims_table(found: list[Experiment]) -> str:
     judged = verdicts(compared)
     for one in compared:
         p, verdict = judged.get(one, (None, "beside"))
-        lines.append(["" if claim_name(one) == before else claim_name(one),
-                      *(f"`{method}` {one.means(index)}" for index, method in enumerate(one.methods)),
+        ours, theirs = (f"`{method}` {one.means(index)}"
+                        for index, method in enumerate(one.methods))
+        lines.append(["" if claim_name(one) == before else claim_name(one), ours, theirs,
                       mean_and_range(one.out_of_distribution), mean_and_range(one.drops),
                       f"{one.above_zero} of {len(one.drops)}",
                       "" if p is None else f"{p:.3f}", verdict])

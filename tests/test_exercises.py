@@ -105,7 +105,8 @@ def test_a_file_that_cannot_be_run(content, file, capsys):
 
 @pytest.mark.parametrize("code, expected", [
     ("import sys\nsys.exit(3)\n", "my.py cannot be run: SystemExit(3)"),
-    ("import time\nwhile True:\n    time.sleep(9)\n", "my.py is still running after 1 seconds: an endless loop?")])
+    ("import time\nwhile True:\n    time.sleep(9)\n",
+     "my.py is still running after 1 seconds: an endless loop?")])
 def test_a_file_that_ends_the_command_or_never_ends(code, expected, tmp_path, capsys, monkeypatch):
     (tmp_path / "my.py").write_text(code)
     monkeypatch.setattr(exercises.in_time, "__defaults__", (1.0,))

@@ -204,7 +204,7 @@ variants = {task.name: task for task in testbeds.VARIANTS}
 
 
 def test_the_dial_restates_as_often_as_it_says():
-    """Of documents that state rules, before each equation; 0.05 comes from late first statements."""
+    """Of documents that state rules, before each equation; 0.05 is of late first statements."""
     for probability in (0, 0.5):
         task, rng = testbeds.Dial(probability), random.Random(0)
         texts = [task.document(rng, 1.0) for _ in range(1000)]
@@ -224,7 +224,7 @@ def test_forty_rules_tunes_on_forty_and_tests_on_fourteen_others():
 
 
 def test_a_crossed_code_by_hand():
-    """Its query's word is the sign, a later one the stop; and both families want the same answer."""
+    """Its query's word is the sign, a later one the stop; both families want the same answer."""
     opposite, same = variants["opposite-words"], variants["same-word"]
     example = opposite.example(random.Random(0), 3)
     assert example == same.example(random.Random(0), 3) and "-" in example.response

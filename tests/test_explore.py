@@ -10,7 +10,7 @@ import pytest
 
 from extras import explore
 from latent_tokens import AugmentedRow, Placement, make_batch
-from tasks import encode
+from tasks import Claim, encode
 
 BROWSER = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -70,11 +70,13 @@ def test_a_page_of_another_run_or_too_large(finished, tmp_path, monkeypatch):
     (tmp_path / "page.html").write_text(PAGE, encoding="utf-8")
     monkeypatch.setattr(explore, "PAGE", tmp_path / "page.html")
     run = explore.Run.open(explore.make_parser("explore", "").parse_args([str(finished)]))
-    monkeypatch.setattr(type(run.task), "claim", run.task.claim.__class__(("Comma_1",), ("Start_2",)))
+    monkeypatch.setattr(type(run.task), "claim", Claim(("Comma_1",), ("Start_2",)))
     explore.main([str(finished)])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     data = json.loads(page.split(explore.OPEN)[1].split(explore.CLOSE)[0])
-    assert list(data["answers"]) == ["Start_2", "Comma_1"] and data["about"].startswith("Below: base 0")
-    assert explore.fill(page, json.loads(PAGE.split(explore.OPEN)[1].split(explore.CLOSE)[0])) == PAGE
+    assert list(data["answers"]) == ["Start_2", "Comma_1"]
+    assert data["about"].startswith("Below: base 0")
+    before = json.loads(PAGE.split(explore.OPEN)[1].split(explore.CLOSE)[0])
+    assert explore.fill(page, before) == PAGE
     assert PAGE.count("\n") < 400 and len(PAGE) < 300_000
     assert not re.search(r'(src|href)="|https?://|@import', PAGE)  # nothing from elsewhere

@@ -29,8 +29,8 @@ def box(label: ET.Element) -> tuple[float, float, float, float]:
     return left, y - 0.75 * size, left + width, y + 0.2 * size
 
 
-@pytest.mark.parametrize("svg", [pictures.curves(only(rows())), pictures.dot_plot(differences([only(rows())]))],
-                         ids=["curves", "dots"])
+@pytest.mark.parametrize("svg", [
+    pictures.curves(only(rows())), pictures.dot_plot(differences([only(rows())]))])
 def test_text_on_other_text_or_anything_outside(svg):
     _, _, width, height = map(float, ET.fromstring(svg).get("viewBox").split())
     boxes = [box(label) for label in parsed(svg, "text")]

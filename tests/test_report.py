@@ -208,8 +208,9 @@ def test_columns_of_the_page_with_the_values_of_others():
         "| accuracy OOD 16, by base | 3 | 4 |", "| `Start_4` | 0.25 | 1.00 |"]
     rows = [row("Comma_4", {5: 1.0, 6: 0.0, 16: accuracy}, base, task=task)
             for task, base, accuracy in (
-                ("generation", 15, 0.75), ("generation-0.1", 150, 0.5), ("generation-0.1", 151, 1.0),
-                ("generation-0.05", 150, 0.25), ("summation", 15, 0.1))]
+                ("generation", 15, 0.75), ("generation-0.1", 150, 0.5),
+                ("generation-0.1", 151, 1.0), ("generation-0.05", 150, 0.25),
+                ("summation", 15, 0.1))]
     lines = results.dial_table(experiments(rows)).splitlines()
     assert lines[0] == "| Generation, accuracy; rules restated with | 0 | 0.05 | 0.1 |"
     assert lines[-2:] == ["| `Comma_4` ID | 1.00 | 1.00 | 1.00 ± 0.00 |",

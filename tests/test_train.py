@@ -214,7 +214,7 @@ def test_a_trial_that_diverges_is_not_chosen(base):
 @pytest.mark.parametrize("name, words", [
     ("generation", "instruction"), ("repetition", "reminders"), ("summation", "reminders")])
 def test_skill_is_the_share_of_exact_answers(name, words, model, monkeypatch):
-    """Of lengths that are tuned on, with the rule in words; a writer errs in every fourth answer."""
+    """Of lengths that are tuned on, with the rule in words. A writer errs in each fourth answer."""
     task = TASKS[name]
 
     def answers(base, latents, asked, method, examples):
