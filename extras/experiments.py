@@ -96,9 +96,9 @@ def read(paths: list[Path]) -> list[dict]:
     first = {}
     for path in paths:
         file = path / RESULTS if path.is_dir() else path
-        rows = read_results(file)
+        rows = read_results(file) if file.exists() else []
         if not rows:
-            raise UserError(f"{file} holds no results")
+            raise UserError(f"{file} holds no results: python train.py --out FOLDER makes some")
         for row in rows:
             where, other = first.setdefault(key(row), (file, row))
             if any(row[part] != other[part] for part in ("lengths", "accuracy", "exact")):

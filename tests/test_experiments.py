@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 
-from extras import answers, controls, score, show, testbeds
+from extras import answers, controls, crossed, mixture, score, show, testbeds
 from extras.runs import Control, Run, make_parser
 import latent_tokens
 from latent_tokens import LatentTokens, Placement, UserError
@@ -221,6 +221,33 @@ def test_forty_rules_tunes_on_forty_and_tests_on_fourteen_others():
     assert len(rules["test"]) == 14 and "+-9" in rules["test"]
     assert len(rules["tune"]) == 40 and not rules["tune"] & rules["test"]
     assert rules["validation"] == rules["tune"]
+
+
+def test_readers_of_the_wrong_latents_and_cosines_with_the_wrong_words(model, monkeypatch):
+    """Where every visible slot gets the same, two latents get 2 / visible."""
+    latents = LatentTokens(Placement.parse("Start,Comma_2"), 16)
+    table = model.embeddings[1].weight
+    latents.vectors.data[0] = 3 * (table[TOKEN_ID["-"]] - table[TOKEN_ID["+"]])
+    latents.vectors.data[1] = -latents.vectors.data[0]
+    assert crossed.cosines(model, latents)[:, 1].tolist() == pytest.approx([1, -1])
+    run = Run(None, [], variants["opposite-words"], 0, model)
+    monkeypatch.setattr(crossed, "draw_examples", lambda *_: [
+        Example("4@7=2*03>", "4-7=2*02,4-7=2*01;")])
+    slots = 2 + 9 + 8 + 2 + 1 + 9  # the last verbal token is never read off
+    monkeypatch.setattr(crossed, "head_weights", lambda *_: (
+        torch.ones(slots, slots) / torch.arange(1.0, slots + 1)[:, None])[None, None])
+    first, stop = crossed.readers(run, latents, 2)
+    assert first.item() == pytest.approx(2 / 12) and stop.item() == pytest.approx(2 / 30)
+
+
+def test_a_mixture_of_the_wrong_rules(finished, capsys):
+    example = mixture.Neutral("x+7").example(random.Random(0), 1)
+    assert mixture.follows("x+7", example.query, example.response)
+    assert not mixture.follows("+-9", "44@47=83", ",47@83=35")
+    mixture.main([str(finished)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| share of +-9 | follows +-9 | follows x+7 |" and len(lines) == 9
+    assert "--rule +-9: choose one" in refused(capsys, mixture, finished, "--rule=+-9")
 
 
 def test_a_crossed_code_by_hand():
