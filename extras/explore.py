@@ -40,21 +40,23 @@ def attention(base: GPT, latents: LatentTokens, example: Example) -> dict:
 
 def collect(run: Run, seed: int, count: int = 10) -> dict:
     """All that the page shows of a run: answers to the first test query of some that the last
-    placement answers without a mistake, or the first of all."""
+    placement answers without a mistake and the first with one, if there is such a query."""
     examples = draw_examples(run.task, run.task.test_lengths, "test", seed, count)
     written = {}
     for name in run.task.claim.baselines + run.task.claim.proposed:
         latents = run.latents(Placement.parse(name), seed)
         written[name] = latents, answers(run.base, latents, run.task, name, examples)
-    index = next((index for index, (example, text) in enumerate(zip(examples, written[name][1]))
-                  if text == example.response), 0)
+    first, *_, last = ([text == each.response for text, each in zip(texts, examples)]
+                       for _, texts in written.values())
+    index = min(range(count), key=lambda index: (not last[index], first[index]))
     example = examples[index]
     shown = {name: {"text": texts[index], "attention": attention(
         run.base, latents, Example(example.query, texts[index]))}
         for name, (latents, texts) in written.items()}
     return {"about": f"Below: base {run.number}, tuning seed {seed}, tuned on answers of "
                      f"{run.task.id_lengths[-1]} equations at most. The query is the first of "
-                     f"{count} from the test that {name} answers without a mistake.",
+                     f"{count} that {name} answers without a mistake and {next(iter(written))} "
+                     "with one.",
             "query": example.query, "response": example.response, "answers": shown}
 
 
