@@ -12,22 +12,10 @@ from pathlib import Path
 
 from extras.experiments import Experiment, experiments, read
 from extras.runs import plain_parser
-from extras.tables import (claims_table, markdown, mean_and_sd, methods_table, span,
-                           summary_table)
+from extras.tables import claims_table, markdown, mean_and_sd, methods_table, summary_table
 from train import command
 
 DOCS = Path(__file__).parent.parent / "docs"
-
-
-def base_table(each: Experiment, metric: str) -> str:
-    """The claim's methods on each base, as means over OOD lengths."""
-    lines, lengths = [], each.splits["OOD"]
-    for method in (*each.claim.baselines, *each.claim.proposed):
-        if values := each.by_base(method, metric, lengths):
-            cells = [f"{values[base]:.2f}" if base in values else "" for base in each.bases]
-            lines.append([f"`{method}`", *cells])
-    head = f"{metric} OOD {span(lengths)}, by base"
-    return markdown([head, *(str(number) for number, _ in each.bases)], lines)
 
 
 def dial_table(found: list[Experiment]) -> str:
@@ -58,8 +46,7 @@ def page(folder: Path) -> str:
     """The whole page: the claims in one table, and the files in the order of their names."""
     introduction = (folder / "introduction.md").read_text(encoding="utf-8")
     confirmed = experiments(read([folder / "confirm.jsonl"]))
-    bases = [base_table(each, metric) for each in confirmed for metric in each.claim.metrics]
-    return "\n".join([introduction, summary_table(confirmed), claims_table(confirmed), *bases,
+    return "\n".join([introduction, summary_table(confirmed), claims_table(confirmed),
                       *map(section, sorted(folder.glob("*.jsonl")))])
 
 

@@ -226,7 +226,7 @@ def test_a_verdict_that_the_seeds_do_not_carry(differences, verdict):
 
 
 def test_a_table_of_the_page_that_its_figures_do_not_give():
-    page = (DOCS / "latent_thoughts.md").read_text(encoding="utf-8")
+    page = (Path(command.__file__).parent / "README.md").read_text(encoding="utf-8")
     results = page[page.index("## Results"):]
     runs = report.read(DOCS / "thoughts.jsonl", Config())
     assert report.training_table(runs) in results and report.claim_table(runs) in results

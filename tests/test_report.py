@@ -202,10 +202,6 @@ def test_a_figure_of_the_readme_that_is_no_result():
 
 
 def test_columns_of_the_page_with_the_values_of_others():
-    rows = [row("Start_4", {16: accuracy}, base, seed)
-            for base, seed, accuracy in ((3, 0, 0.0), (3, 1, 0.5), (4, 0, 1.0))]
-    assert results.base_table(only(rows), "accuracy").splitlines()[::2] == [
-        "| accuracy OOD 16, by base | 3 | 4 |", "| `Start_4` | 0.25 | 1.00 |"]
     rows = [row("Comma_4", {5: 1.0, 6: 0.0, 16: accuracy}, base, task=task)
             for task, base, accuracy in (
                 ("generation", 15, 0.75), ("generation-0.1", 150, 0.5),

@@ -26,5 +26,5 @@ Read in this order:
     python -m extras.latent_thoughts --seeds 3 --models all
     python -m extras.latent_thoughts --report runs/thoughts.jsonl
 
-What it gives, and how its settings were found: docs/latent_thoughts.md.
+What it gives, and how its settings were found: README.md.
 """
