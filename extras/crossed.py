@@ -6,8 +6,8 @@ For latents tuned on opposite-words or same-word (testbeds.py), ``Start,Comma_2`
 
     cosines    of each vector with the difference of the two words' embeddings, - less +. The table
                0, 1 or 2 is that of a word read at its own slot, one or two later (model.py)
-    attention  who reads the latents, by layer and head: to those at the start, the slot that
-               chooses the first sign; to the nearest after a comma, those that choose to stop or not
+    attention  who reads the latents, by layer and head: those at the start, from the slot that
+               chooses the first sign; those at a comma, from the slots that choose to stop or not
 """
 
 import argparse
