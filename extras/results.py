@@ -18,36 +18,39 @@ from train import command
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def dial_table(found: list[Experiment]) -> str:
-    """Accuracy ID and far OOD against P of generation-P (Generation: 0); "" for a single P."""
-    dial = {float(each.task.partition("-")[2] or 0): each for each in found
-            if each.task.partition("-")[0] == "generation"}
-    dial, lines = dict(sorted(dial.items())), []
+def dial_table(dial: list[Experiment]) -> str:
+    """Accuracy ID and far OOD against P of generation-P (Generation: 0)."""
+    by_rate = {float(each.task.partition("-")[2] or 0): each for each in dial}
+    lines = []
     for method, split in product(("instruction", "reminders", "Start_4", "Comma_4"),
                                  ("ID", "far OOD")):
         cells = [mean_and_sd(each.by_base(method, "accuracy", each.splits[split]).values())
-                 for each in dial.values()]
+                 for each in by_rate.values()]
         lines.append([f"`{method}` {split}", *cells])
-    head = ["Generation, accuracy; rules restated with", *(f"{p:g}" for p in dial)]
-    return markdown(head, lines) if len(dial) > 1 else ""
+    return markdown(["the dial, accuracy; P =", *(f"{rate:g}" for rate in by_rate)], lines)
 
 
-def section(path: Path) -> str:
-    """The text of a file and its tables."""
+def section(path: Path, generation: Experiment) -> str:
+    """The text of a file and its tables. The dial has one, together with Generation."""
     found = experiments(read([path]))
-    parts = [path.with_suffix(".md").read_text(encoding="utf-8"), dial_table(found)]
+    dial = [each for each in found if each.task.startswith("generation-")]
+    parts = [path.with_suffix(".md").read_text(encoding="utf-8")]
     for each in found:
-        title = each.task.capitalize() + (f", with {each.note}" if each.note else "")
-        parts += [f"### {title}\n", methods_table(each)]
-    return "\n".join(filter(None, parts))
+        if each not in dial:
+            title = each.task.capitalize() + (f", with {each.note}" if each.note else "")
+            parts += [f"### {title}\n", methods_table(each)]
+    if dial:
+        parts += ["### The dial\n", dial_table([generation, *dial])]
+    return "\n".join(parts)
 
 
 def page(folder: Path) -> str:
     """The whole page: the claims in one table, and the files in the order of their names."""
     introduction = (folder / "introduction.md").read_text(encoding="utf-8")
     confirmed = experiments(read([folder / "confirm.jsonl"]))
+    generation = next(each for each in confirmed if each.task == "generation")
     return "\n".join([introduction, summary_table(confirmed), claims_table(confirmed),
-                      *map(section, sorted(folder.glob("*.jsonl")))])
+                      *(section(path, generation) for path in sorted(folder.glob("*.jsonl")))])
 
 
 def write(_: argparse.Namespace) -> None:

@@ -96,8 +96,7 @@ class CrossedCode(Repetition):
 
     pretraining = Repetition.pretraining | NO_SKILL
     rules = "+-"
-    claim = Claim(("Start_2+Comma_2", "Start,Comma_2", "Start,Comma_4"), ("Start_4",),
-                  ("exact", "accuracy"))
+    claim = Claim(("Start_2+Comma_2", "Start,Comma_2", "Start,Comma_4"), ("Start_4",), ("exact",))
 
     def __init__(self, name: str, stop_words: str):
         self.name, self.stop_words = name, stop_words  # the words for item 0 and for item 1

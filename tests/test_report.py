@@ -207,8 +207,8 @@ def test_columns_of_the_page_with_the_values_of_others():
                 ("generation", 15, 0.75), ("generation-0.1", 150, 0.5),
                 ("generation-0.1", 151, 1.0), ("generation-0.05", 150, 0.25),
                 ("summation", 15, 0.1))]
-    lines = results.dial_table(experiments(rows)).splitlines()
-    assert lines[0] == "| Generation, accuracy; rules restated with | 0 | 0.05 | 0.1 |"
+    generation, tenth, twentieth, _ = experiments(rows)
+    lines = results.dial_table([generation, twentieth, tenth]).splitlines()
+    assert lines[0] == "| the dial, accuracy; P = | 0 | 0.05 | 0.1 |"
     assert lines[-2:] == ["| `Comma_4` ID | 1.00 | 1.00 | 1.00 ± 0.00 |",
                           "| `Comma_4` far OOD | 0.75 | 0.25 | 0.75 ± 0.35 |"]
-    assert results.dial_table(experiments(rows[1:2])) == ""
