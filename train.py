@@ -319,12 +319,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def new_row(task: Task, base_seed: int, base: GPT, method: str, seed: int,
-            config: TuneConfig) -> dict:
-    """What is known of a result beforehand: above all what it depends on."""
-    return {"task": task.name, "base": base_seed, "method": method, "seed": seed,
-            "tuning": asdict(config), "task_checksum": checksum(task), "splits": task.splits,
-            "base_checksum": weights_checksum(base), "device": str(base.device),
+def about(task: Task, base_seed: int, base: GPT) -> dict:
+    """What all results on a base have in common."""
+    return {"task": task.name, "base": base_seed, "base_checksum": weights_checksum(base),
+            "task_checksum": checksum(task), "splits": task.splits, "device": str(base.device),
             "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
@@ -366,8 +364,9 @@ def run(args: argparse.Namespace) -> None:
         except Unskilled as failure:
             failures.append(str(failure))
             continue
+        shared = about(task, base_seed, base) | {"tuning": asdict(tuning)}
         for seed, method in product(range(args.seeds), methods[task]):
-            row = new_row(task, base_seed, base, method, seed, tuning)
+            row = shared | {"method": method, "seed": seed}
             rows.append(finished.get(key(row)) or complete(row, base, task, folder, tuning))
     for name in dict.fromkeys(row["task"] for row in rows):
         metrics = ("accuracy", "exact") if args.fast else TASKS[name].claim.metrics

@@ -6,7 +6,8 @@ a result only if it has the checksum in that. So what is shown is never of anoth
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 import shlex
 import time
@@ -18,7 +19,7 @@ from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import TASKS, Task
 import train
-from train import (KEY, REFERENCES, RESULTS, TuneConfig, append_result, key, new_row, number,
+from train import (KEY, REFERENCES, RESULTS, TuneConfig, about, append_result, key, number,
                    read_results, split_means, test, tune, weights_checksum)
 
 
@@ -61,8 +62,12 @@ class Run:
         except ValueError as error:
             raise UserError(str(error)) from error
 
+    @cached_property
+    def about(self) -> dict:
+        return about(self.task, self.number, self.base)
+
     def new_row(self, method: str, seed: int, config: TuneConfig) -> dict:
-        return new_row(self.task, self.number, self.base, method, seed, config)
+        return self.about | {"method": method, "seed": seed, "tuning": asdict(config)}
 
     def row(self, method: str, seed: int) -> dict:
         """The newest result of a method, whatever its tuning settings. Raises UserError if there is
