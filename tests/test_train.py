@@ -256,7 +256,8 @@ def test_adding_a_task_takes_one_class(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, task.name, task)
     example = task.example(train.random_source("test", 0), 3)
     assert task.score(example, example.response)[3].exact
-    assert [task.item("+9", "472"), task.after("+9", "472=4")] == ["472=4", "724=4"]
+    assert not task.score(example, example.response[:-1])[3].exact
+    assert [task.item("+9", "472"), task.after("+9", "472=6")] == ["472=6", "726=4"]
     rows = run(tmp_path, "--task", task.name)
     assert [row["method"] for row in rows] == [
         *train.REFERENCES, *task.claim.baselines, *task.claim.proposed]
