@@ -13,18 +13,13 @@
                          the start, and at commas + (opposite words) or - (the same word)
     retrieval            Summation with one rule, on text with lists of at most 10: nothing to be
                          reminded of. Do latents help to *find* a variable in longer lists?
-    sections             A look-up in one of three sections of a list, each with the same names: the
-                         section's number has to be carried to the item
 
 The bases of a variant are tuned also where they lack a skill. All options are those of train.py.
 """
 
-from itertools import product
 import random
-from string import ascii_lowercase
 
-from tasks import (END, TASKS, Claim, Example, Generation, Repetition, Score, Summation, Task,
-                   purpose_of)
+from tasks import END, TASKS, Claim, Example, Generation, Repetition, Score, Summation, purpose_of
 import train
 
 NO_SKILL = {"needed_skill": 0.0}
@@ -142,44 +137,8 @@ class Retrieval(Summation):
         return f"{','.join(items)}?{','.join(questions)};"
 
 
-class Sections(Task):
-    """``S1:a=3,k=7,S2:k=5,a=0,S3:a=9,k=2?2k>`` and ``5`` (length 2)"""
-
-    name, letter, target_rule, plain_rule, rules = "sections", "S", "1", "1", ("1", "2", "3")
-    instruction = reminder = ""
-    id_lengths, ood_lengths, far_lengths = range(2, 6), range(6, 15), range(11, 15)
-    length_name = "{} variables a section"
-    pretraining = {"steps": 660, "short_until": 1 / 3} | NO_SKILL
-    claim = Claim(("Comma_2", "8_2"), ("Start_2", "End_2"), ("exact",))
-
-    def listing(self, rng: random.Random, length: int) -> tuple[str, list[str]]:
-        names = rng.sample(ascii_lowercase, length)
-        values = {(section, name): rng.randrange(10) for section, name in product("123", names)}
-        parts = []
-        for section in "123":
-            shuffled = rng.sample(names, length)
-            parts.append(self.header(section)
-                         + ",".join(f"{name}={values[section, name]}" for name in shuffled))
-        questions = [f"{section}{name}>{value}" for (section, name), value in values.items()]
-        return ",".join(parts) + "?", questions
-
-    def example(self, rng: random.Random, length: int) -> Example:
-        listing, questions = self.listing(rng, length)
-        question, value = rng.choice(questions).split(">")
-        return Example(f"{listing}{question}>", value)
-
-    def score(self, example: Example, text: str) -> dict[int, Score]:
-        correct = text == example.response
-        return {(example.query.count(",") + 1) // 3: Score(float(correct), correct)}
-
-    def document(self, rng: random.Random, progress: float) -> str:
-        listing, questions = self.listing(rng, rng.randint(1, 3 if progress < 1 / 3 else 5))
-        return listing + ",".join(rng.choices(questions, k=8)) + END
-
-
 VARIANTS = (*map(Dial, (0.05, 0.1, 0.2, 0.5)), Modulus(), FortyRules(), RepetitionHeldOut(),
-            CrossedCode("opposite-words", "+-"), CrossedCode("same-word", "-+"),
-            Retrieval(), Sections())
+            CrossedCode("opposite-words", "+-"), CrossedCode("same-word", "-+"), Retrieval())
 
 
 def main(arguments: list[str] | None = None) -> None:
