@@ -77,6 +77,7 @@ def following(rule: str) -> Generation:
 
 class RepetitionHeldOut(Repetition):
     name = "repetition-held-out"
+    claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"), ("exact",))
     pretraining = Repetition.pretraining | NO_SKILL
 
     def document(self, rng: random.Random, progress: float) -> str:
