@@ -14,7 +14,8 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
   they would have without latents (here 0 1 2 3 4 5): inserting latents moves nothing.
 * Latents have no targets and cannot be sampled: logits range over the vocabulary alone.
 * A response token is read off the last slot fed before it: the first one off the end of the
-  augmented query (an End latent, where there is one), a later one off the *verbal* token before it.
+  augmented query (a latent, where End or k_m puts one there), a later one off the *verbal* token
+  before it.
   After ``3`` comes ``,``, and only once ``,`` is known is <C> inserted before it, and both are fed.
 
     the paper     here            shape    meaning
@@ -76,7 +77,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where latents go. Before the same token: in the order Start, End, k_m, separators."""
+    """Where latents go. Groups before the same token stand in the order of their first places:
+    Start, End, k_m, separators. After a query, those that are known already come first."""
 
     groups: tuple[Group, ...] = ()
     share_positions: bool = True  # False: every slot, latent or verbal, has a position of its own
@@ -109,7 +111,7 @@ class Placement:
         return sum(group.m for group in self.groups)
 
     def latents_before(self, t: int, token_id: int | None, query_length: int) -> list[int]:
-        """The latents that stand before verbal token t of a row, in slot order."""
+        """The latents that stand before verbal token t of a row, in the order of groups."""
         latents, first = [], 0
         for group in self.groups:
             if group.stands_before(t, token_id, query_length):
@@ -217,7 +219,7 @@ class LatentTokens(nn.Module):
 
     def embed(self, sources: Tensor, verbal: Tensor) -> Tensor:
         """Embeddings (B, T, D) of the slots, from those of each row's verbal tokens (B, N, D).
-        A source is a line of the row's table: first the M latents, then its N verbal tokens."""
+        A source is an index into the row's table: the M latents, then its N verbal tokens."""
         latents = self.vectors.to(verbal.dtype).expand(len(verbal), -1, -1)  # (B, M, D)
         table = torch.cat([latents, verbal], dim=1)  # (B, M + N, D)
         return table.take_along_dim(sources[..., None], dim=1)
@@ -237,7 +239,7 @@ class LatentTokens(nn.Module):
             latents = cls(Placement.parse(saved["placement"], saved["separators"]), width)
             latents.load_state_dict({"vectors": saved["vectors"]})
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
-            raise UserError(f"{path} is damaged, or not latents of this version") from error
+            raise UserError(f"{path} is missing, damaged or of another version") from error
         if width != n_embd:
             raise UserError(f"{path} holds latents of width {width}, not {n_embd}")
         return latents
@@ -265,7 +267,8 @@ def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_
     comma that the model writes, as part of the response.
     """
     rows = [AugmentedRow(latents.placement, query) for query in queries]
-    responses, still_due = [[] for _ in rows], [[] for _ in rows]  # of a reminder, in each row
+    responses = [[] for _ in rows]
+    still_due = [[] for _ in rows]  # reminder tokens yet to be written
     verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)
     groups = latents.placement.groups
     recurring = sum(group.m for group in groups if {*group.places} - {"Start", "End"})

@@ -79,8 +79,9 @@ class KVCache:
 
 def rotary_tables(position_ids: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """cos and sin, each (B, 1, T, K), for position_ids (B, T): computed once per forward."""
-    half = torch.arange(head_width // 2, device=position_ids.device).float()  # bfloat16 has no 257
-    frequencies = 10_000.0 ** (-half / (head_width // 2))  # (K/2,) radians per position
+    # In float32 whatever the model is: bfloat16 cannot represent position 257.
+    pair = torch.arange(head_width // 2, device=position_ids.device).float()
+    frequencies = 10_000.0 ** (-pair / (head_width // 2))  # (K/2,) radians per position
     angles = position_ids[:, None, :, None] * frequencies  # (B, 1, T, K/2)
     angles = torch.cat([angles, angles], dim=-1)  # (B, 1, T, K)
     return angles.cos(), angles.sin()

@@ -63,7 +63,8 @@ class Task:
 
     Subclass it, set the attributes without a default, write the first three methods, and add an
     instance to TASKS. Use the characters of ALPHABET, put commas between items, close a document
-    with END, and draw all that is random from ``rng``. A length needs some hundred queries.
+    with END, and draw all that is random from ``rng``. Of each length, hundreds of queries must be
+    possible.
     """
 
     name: str  # on the command line
@@ -90,10 +91,12 @@ class Task:
             ("ID", self.id_lengths), ("OOD", self.ood_lengths), ("far OOD", self.far_lengths))}
 
     def example(self, rng: random.Random, length: int) -> Example:
-        raise NotImplementedError  # a query that states nothing, its response by the target rule
+        """A query that states nothing, and its response by the target rule."""
+        raise NotImplementedError
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
-        raise NotImplementedError  # of a generated text, at each length that it can be judged at
+        """Of a generated text, at each length that it can be judged at."""
+        raise NotImplementedError
 
     def document(self, rng: random.Random, progress: float) -> str:
         """One document of the pre-training text, when this share (0 ... 1) of it has been read."""
@@ -102,8 +105,12 @@ class Task:
     def header(self, rule: str) -> str:
         return f"{self.letter}{rule}:"
 
-    # The target rule in words, as references have it before a query and after each comma:
-    instruction = reminder = property(lambda task: task.header(task.target_rule))
+    @property
+    def instruction(self) -> str:
+        """The target rule in words, as references have it before a query."""
+        return self.header(self.target_rule)
+
+    reminder = instruction  # after each comma
 
     def restate(self, rng: random.Random, probability: float, rule: str,
                 new: str = "") -> tuple[str, str]:
@@ -179,7 +186,7 @@ class Generation(Task):
         return scores
 
     def document(self, rng: random.Random, progress: float) -> str:
-        """``44@47=81,Gxx7:47@81=41,;``: at most one rule is stated, mostly at the start, and once.
+        """``44@47=81,Gxx7:47@81=40,;``: at most one rule is stated, once, mostly at the start.
         Two equations on average in the first half of pre-training, five in the second."""
         rule, text, states_rule = self.plain_rule, "", rng.random() < 0.75
         place = 0 if rng.random() < 0.75 else rng.randint(1, 4)  # before which equation
@@ -200,9 +207,10 @@ class Repetition(Task):
         query     4@7=2*05>
         response  4-7=2*04,4-7=2*03,4-7=2*02,4-7=2*01,4-7=2*00;      (length n = 3)
 
-    A rule says *which sign* stands for @ (+ or -) and *where to stop* (at item 1, or at item 0). So
-    the first item needs the instruction, and the stop needs it again, n commas later. The plain
-    rule is +1. Each item is scored; ``exact`` asks for the whole answer, its stop included.
+    The query asks for n + 2 items. A rule says *which sign* stands for @ (+ or -) and *where to
+    stop* (at item 1, or at item 0). So the first item needs the instruction, and the stop needs it
+    again, n commas later. The plain rule is +1. Each item is scored; ``exact`` asks for the whole
+    answer, its stop included.
     """
 
     name, letter = "repetition", "R"
@@ -215,7 +223,7 @@ class Repetition(Task):
 
     def header(self, rule: str) -> str:
         """Two colons, as an embedding also sees the two tokens before its own (model.py)."""
-        return f"R{rule}::"
+        return f"{self.letter}{rule}::"
 
     def query(self, rng: random.Random, count: int) -> str:
         left, right = rng.sample(range(10), 2)
@@ -343,7 +351,7 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
 
 
 def purpose_of(query: str) -> str:
-    """Tuning never sees the tenth of all queries kept for tests, nor the tenth to validate."""
+    """Tuning sees neither the tenth of all queries kept for tests, nor that for validation."""
     return {0: "test", 1: "validation"}.get(zlib.crc32(query.encode()) % 10, "tune")
 
 

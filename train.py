@@ -101,7 +101,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and head."""
     matrices = [each for each in model.blocks.parameters() if each.ndim == 2]
-    others = [each for each in model.parameters() if all(each is not one for one in matrices)]
+    others = [each for each in model.parameters() if each not in set(matrices)]
     return [Muon(matrices, lr=config.muon_lr),
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -162,8 +162,9 @@ def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> 
             raise UserError(f"{path} was made with {name} = {base.notes.get(name)}, not {asked}: "
                             "choose a new --out, or the same settings")
     if base.notes["skill"] < config.needed_skill:
-        raise Unskilled(f"{path}: with {task.skill_method} in words {base.notes['skill']:.0%} of "
-                        "its answers are exact: nothing is tuned on it, take another of --bases")
+        raise Unskilled(f"{path}: with the rule in words ({task.skill_method}) only "
+                        f"{base.notes['skill']:.0%} of its answers are exact: nothing is tuned on "
+                        "it, take another of --bases")
     return base.to(device)
 
 
@@ -255,17 +256,17 @@ def key(row: dict) -> tuple[str, ...]:
 
 
 def read_results(path: Path) -> list[dict]:
-    """The results in a file. Lines that are not whole are skipped with a word."""
+    """The results in a file. Incomplete lines are skipped, with a message."""
     rows, skipped = [], 0
     for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line or "{}")
             if row and key(row) and split_means(row, "accuracy") and split_means(row, "exact"):
                 rows.append(row)
-        except (ValueError, LookupError, TypeError, AttributeError):  # a field is missing
+        except (ValueError, LookupError, TypeError, AttributeError):  # half a line, or no result
             skipped += 1
     if skipped:
-        tqdm.write(f"{path}: lines that are no whole results are skipped: {skipped}")
+        tqdm.write(f"{path}: skipped {skipped} incomplete lines")
     return rows
 
 

@@ -10,20 +10,20 @@ import torch.nn.functional as F
 from model import GPT
 from tasks import TASKS, Example, decode, draw, draw_examples, encode
 
-COMMA, = encode(",")
+COMMA = encode(",")[0]
 
 
 def predict(base: GPT, latents: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
     """Logits (N, V): what the model expects after each of N tokens."""
-    inputs, position_ids, slots = [], [], []
+    inputs, position_ids, verbal_slots = [], [], []
     for t, embedding in enumerate(base.embed(torch.tensor([token_ids]))[0]):
         if token_ids[t] == COMMA:
             inputs += list(latents)
             position_ids += [t] * len(latents)  # they share the position of the token after them
-        slots.append(len(inputs))
+        verbal_slots.append(len(inputs))
         inputs.append(embedding)
         position_ids.append(t)
-    return base(torch.stack(inputs)[None], torch.tensor([position_ids]))[0, slots]
+    return base(torch.stack(inputs)[None], torch.tensor([position_ids]))[0, verbal_slots]
 
 
 def loss(base: GPT, latents: torch.Tensor, example: Example) -> torch.Tensor:
@@ -52,8 +52,8 @@ def main(path: str, steps: int = 300) -> None:
     for example in draw_examples(task, task.test_lengths, "test", seed=0, count=10):
         with torch.no_grad():
             text = answer(base, latents, example.query, len(example.response))
-        right = sum(score.accuracy for score in task.score(example, text).values())
-        print(f"{example.query}{text[:36]}... {right:.0f} of 24 right")
+        right = [score.accuracy for score in task.score(example, text).values()]
+        print(f"{example.query}{text[:36]}... {sum(right):.0f} of {len(right)} right")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_half_a_line_is_skipped_with_a_word_and_ends_no_other(finished, capsys):
     rows, path = train.read_results(finished / train.RESULTS), finished / train.RESULTS
     path.write_bytes(content(finished)[:-300])  # a power cut, in the line of Start_1+Comma_1
     assert train.read_results(path) == rows[:-1]
-    assert "lines that are no whole results are skipped: 1" in capsys.readouterr().out
+    assert "skipped 1 incomplete lines" in capsys.readouterr().out
     assert methods(run(finished, "Start_1+Comma_1")) == methods(rows)
 
 
