@@ -63,8 +63,7 @@ class Task:
 
     Subclass it, set the attributes without a default, write the first three methods, and add an
     instance to TASKS. Use the characters of ALPHABET, put commas between items, close a document
-    with END, and draw all that is random from ``rng``. Of each length, hundreds of queries must be
-    possible.
+    with END, and draw all that is random from ``rng``. A length needs hundreds of queries.
     """
 
     name: str  # on the command line
@@ -91,12 +90,10 @@ class Task:
             ("ID", self.id_lengths), ("OOD", self.ood_lengths), ("far OOD", self.far_lengths))}
 
     def example(self, rng: random.Random, length: int) -> Example:
-        """A query that states nothing, and its response by the target rule."""
-        raise NotImplementedError
+        raise NotImplementedError  # a query that states nothing, its response by the target rule
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
-        """Of a generated text, at each length that it can be judged at."""
-        raise NotImplementedError
+        raise NotImplementedError  # of a generated text, at each length that it can be judged at
 
     def document(self, rng: random.Random, progress: float) -> str:
         """One document of the pre-training text, when this share (0 ... 1) of it has been read."""
@@ -106,16 +103,14 @@ class Task:
         return f"{self.letter}{rule}:"
 
     @property
-    def instruction(self) -> str:
-        """The target rule in words, as references have it before a query."""
+    def instruction(self) -> str:  # the target rule in words: before a query,
         return self.header(self.target_rule)
 
-    reminder = instruction  # after each comma
+    reminder = instruction  # and after each comma
 
     def restate(self, rng: random.Random, probability: float, rule: str,
                 new: str = "") -> tuple[str, str]:
-        """With this probability a new rule (any, if none is given) and its header, else this rule
-        and no header."""
+        """With this probability a new rule (any, if none is given) and its header, else none."""
         if probability and rng.random() < probability:  # at 0 nothing is drawn
             rule = new or rng.choice(self.rules)
             return rule, self.header(rule)
@@ -207,10 +202,9 @@ class Repetition(Task):
         query     4@7=2*05>
         response  4-7=2*04,4-7=2*03,4-7=2*02,4-7=2*01,4-7=2*00;      (length n = 3)
 
-    The query asks for n + 2 items. A rule says *which sign* stands for @ (+ or -) and *where to
-    stop* (at item 1, or at item 0). So the first item needs the instruction, and the stop needs it
-    again, n commas later. The plain rule is +1. Each item is scored; ``exact`` asks for the whole
-    answer, its stop included.
+    A rule says *which sign* stands for @ (+ or -) and *where to stop* (at item 1, or at item 0). So
+    the first item needs the instruction, and the stop needs it again, n commas later; n + 2 items
+    in all. The plain rule is +1. Each is scored; ``exact`` asks for the whole answer and its stop.
     """
 
     name, letter = "repetition", "R"
@@ -273,9 +267,9 @@ class Summation(Task):
         query     a=3,k=7,f=1,c=0,z=9?ak>
         response  a=3@k=7>10                      (length 5)
 
-    The answer shows its work, as two look-ups and the result.
-    A rule says what is asked of the two values: + their sum, - their distance (the plain rule),
-    x their product. The answer is one item; ``accuracy`` and ``exact`` are the same here.
+    The answer shows its work, as two look-ups and the result. A rule says what is asked of the two
+    values: + their sum, - their distance (the plain rule), x their product. ``accuracy`` and
+    ``exact`` are the same here.
     """
 
     name, letter = "summation", "S"
@@ -336,8 +330,7 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
                       block_size: int) -> tuple[Tensor, Tensor]:
     """Token ids and their targets, each (batch_size, block_size): documents, the last one cut off.
 
-    Headers are context and no targets, as a prompt is in instruction tuning: the base learns to
-    follow rules, not to make them up.
+    Headers are no targets: the base learns to follow rules, not to make them up.
     """
     token_ids, targets, headers = [], [], f"{re.escape(task.letter)}[^:]*:+"
     for _ in range(batch_size):
@@ -377,8 +370,7 @@ def checksum(task: Task) -> int:
         examples += draw_examples(task, lengths, purpose, seed=0, count=20)
     scores = [task.score(each, text) for each in examples for text in (
         each.response, each.response[:-1], each.response.replace("3", "4"), "00@00=00," * 24)]
-    words = task.instruction, task.reminder
-    parts = text_checksum(task), words, task.splits, examples, scores
+    parts = text_checksum(task), (task.instruction, task.reminder), task.splits, examples, scores
     return zlib.crc32(repr(parts).encode())
 
 

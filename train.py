@@ -162,9 +162,8 @@ def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> 
             raise UserError(f"{path} was made with {name} = {base.notes.get(name)}, not {asked}: "
                             "choose a new --out, or the same settings")
     if base.notes["skill"] < config.needed_skill:
-        raise Unskilled(f"{path}: with the rule in words ({task.skill_method}) only "
-                        f"{base.notes['skill']:.0%} of its answers are exact: nothing is tuned on "
-                        "it, take another of --bases")
+        raise Unskilled(f"{path}: with the rule in words {base.notes['skill']:.0%} of its answers "
+                        "are exact: nothing is tuned on it, take another of --bases")
     return base.to(device)
 
 

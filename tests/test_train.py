@@ -239,7 +239,7 @@ def test_nothing_is_tuned_on_a_base_without_its_skill(able, tmp_path, monkeypatc
         else:
             with pytest.raises(SystemExit):
                 again()
-            assert "with the rule in words (instruction) only 89%" in capsys.readouterr().err
+            assert "with the rule in words 89%" in capsys.readouterr().err
     bases = {row["base"] for row in train.read_results(tmp_path / train.RESULTS)}
     assert bases == ({3, 4} if able == 0.9 else {4})
 
