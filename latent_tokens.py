@@ -14,8 +14,7 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
   they would have without latents (here 0 1 2 3 4 5): inserting latents moves nothing.
 * Latents have no targets and cannot be sampled: logits range over the vocabulary alone.
 * A response token is read off the last slot fed before it: the first one off the end of the
-  augmented query (a latent, where End or k_m puts one there), a later one off the *verbal* token
-  before it.
+  augmented query (perhaps a latent of End or k_m), a later one off the *verbal* token before it.
   After ``3`` comes ``,``, and only once ``,`` is known is <C> inserted before it, and both are fed.
 
     the paper     here            shape    meaning
@@ -264,11 +263,9 @@ def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_
              comma_ids: Collection[int] = SEPARATORS["Comma"]) -> list[list[int]]:
     """The token ids of each response, by greedy decoding with a KV cache. A response ends with
     ``stop_id`` (included) or after ``max_new_tokens``. The tokens of ``reminder`` follow every
-    comma that the model writes, as part of the response.
-    """
+    comma that the model writes, as part of the response."""
     rows = [AugmentedRow(latents.placement, query) for query in queries]
-    responses = [[] for _ in rows]
-    still_due = [[] for _ in rows]  # reminder tokens yet to be written
+    responses, still_due = [[] for _ in rows], [[] for _ in rows]  # due: the rest of a reminder
     verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)
     groups = latents.placement.groups
     recurring = sum(group.m for group in groups if {*group.places} - {"Start", "End"})
