@@ -12,7 +12,7 @@ from pathlib import Path
 
 from extras.experiments import Experiment, experiments, read
 from extras.runs import plain_parser
-from extras.tables import claims_table, markdown, mean_and_sd, methods_table, summary_table
+from extras.tables import claims_table, markdown, mean_and_sd, methods_table
 from train import command
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -49,7 +49,7 @@ def page(folder: Path) -> str:
     introduction = (folder / "introduction.md").read_text(encoding="utf-8")
     confirmed = experiments(read([folder / "confirm.jsonl"]))
     generation = next(each for each in confirmed if each.task == "generation")
-    return "\n".join([introduction, summary_table(confirmed), claims_table(confirmed),
+    return "\n".join([introduction, claims_table(confirmed),
                       *(section(path, generation) for path in sorted(folder.glob("*.jsonl")))])
 
 

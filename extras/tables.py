@@ -58,7 +58,7 @@ def claims_table(found: list[Experiment]) -> str:
                         for index, method in enumerate(one.methods))
         lines.append(["" if claim_name(one) == before else claim_name(one), ours, theirs,
                       mean_and_range(one.out_of_distribution), mean_and_range(one.drops),
-                      f"{one.above_zero} of {len(one.drops)}",
+                      f"{one.above_zero}/{len(one.drops)}",
                       "" if p is None else f"{p:.3f}", verdict])
         before = claim_name(one)
     head = ["claim", "ours: ID, OOD, far", "baseline: ID, OOD, far", "OOD difference",

@@ -136,10 +136,10 @@ def test_claims_that_are_not_corrected_for_their_number_or_for_what_is_beside():
     table = tables.claims_table([only(rows)]).splitlines()
     assert table[2:4] == [
         "| Summation, exact, 6 variables (tuned on 5) | `Comma_2` 1.00, 1.00 "
-        "| `Start_2` 1.00, 0.50 | +0.50 (+0.50 ... +0.50) | +0.50 (+0.50 ... +0.50) | 6 of 6 "
+        "| `Start_2` 1.00, 0.50 | +0.50 (+0.50 ... +0.50) | +0.50 (+0.50 ... +0.50) | 6/6 "
         "| 0.031 | reproduced |",
         "|  | `Comma_2` 1.00, 1.00 | `End_22` 1.00, 0.50 | +0.50 (+0.50 ... +0.50) "
-        "| +0.50 (+0.50 ... +0.50) | 6 of 6 |  | beside |"]
+        "| +0.50 (+0.50 ... +0.50) | 6/6 |  | beside |"]
     assert tables.summary_table([only(rows)]).splitlines()[2] == (
         "| Summation, exact | 5 | 6 variables | `Comma_2` 1.00 ± 0.00, `8_2` 1.00 ± 0.00 "
         "| `Start_2` 0.50 ± 0.00, `End_2`  | reproduced against `Start_2` |")
@@ -174,31 +174,12 @@ def test_docs_made_of_other_rows(monkeypatch, tmp_path):
         path.name: path.read_bytes() for path in (ROOT / "docs").glob("*.svg")}
 
 
-def test_a_table_of_the_readme_that_was_edited():
-    section = re.search(r"^## Results$.*?(?=^## )", README, flags=re.DOTALL | re.MULTILINE)[0]
-    shown = re.findall(r"(?:^\|.*\n)+", section, flags=re.MULTILINE)
-    assert shown and [table for table in shown if f"\n\n{table}\n" not in PAGE] == []
-
-
-def unfounded(text: str, page: str) -> list[str]:
-    """Each mean ± sd that no row of the page has of the method that is named last before it."""
-    wrong = []
-    for paragraph in re.split(r"\n\n|\n(?=[*|])", text):
-        paragraph = " ".join(paragraph.split())
-        for figure in re.finditer(r"\d\.\d\d ± \d\.\d\d", paragraph):
-            name = (re.findall(r"`([^`]+)`", paragraph[:figure.start()]) or ["nothing"])[-1]
-            line = rf"^\| `{re.escape(name)}` \|(.*\|)? {figure[0]} \|"
-            if not paragraph.startswith("|") and not re.search(line, page, flags=re.MULTILINE):
-                wrong.append(f"{name} {figure[0]}")
-    return wrong
-
-
-def test_a_figure_of_the_readme_that_is_no_result():
-    page = "| `Comma_4` | 10 | 0.93 ± 0.05 |\n| `End_4` | 0.16 ± 0.02 | |\n"
-    assert unfounded("* `Comma_4`\n  0.93 ± 0.05, `End_4` 0.16 ± 0.02", page) == []
-    assert unfounded("`Comma_4` 0.16 ± 0.02", page) == ["Comma_4 0.16 ± 0.02"]
-    assert unfounded("`Comma_4`\n* 0.93 ± 0.05", page) == ["nothing 0.93 ± 0.05"]
-    assert unfounded(README, PAGE) == []
+def test_figures_of_the_readme_that_are_no_results():
+    confirmed = experiments(read([ROOT / "docs" / "results" / "confirm.jsonl"]))
+    assert f"\n\n{tables.summary_table(confirmed)}\n" in README
+    moved = experiments(read([ROOT / "docs" / "results" / "more.jsonl"]))[0]
+    values = moved.by_base("Start_4:Comma_4", "accuracy", moved.splits["ID"]).values()
+    assert f"({min(values):.2f}-{max(values):.2f} ID, {len(values)} bases)" in README
 
 
 def test_columns_of_the_page_with_the_values_of_others():
