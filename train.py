@@ -389,7 +389,7 @@ def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str
             raise
         parser.error(str(error))
     except KeyboardInterrupt:
-        parser.exit(130, "\nstopped; the same command goes on from what is finished\n")
+        parser.exit(130, "\nstopped; what is finished is kept\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
