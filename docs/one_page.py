@@ -39,11 +39,11 @@ def answer(base: GPT, latents: torch.Tensor, query: str, length: int) -> str:
     return decode(token_ids)[len(query):]
 
 
-def main(path: str, steps: int = 300) -> None:
+def main(path: str, steps: int = 200) -> None:
     torch.manual_seed(0)
     base, task, rng = GPT.load(path), TASKS["generation"], random.Random(0)
     latents = base.token_embedding.mean(dim=0) + 0.1 * torch.randn(4, base.config.n_embd)
-    optimizer = torch.optim.AdamW([latents.requires_grad_()], lr=0.3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW([latents.requires_grad_()], lr=1.0, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for _ in range(steps):
         for _ in range(16):
