@@ -163,7 +163,7 @@ def test_ctrl_c_costs_the_base_in_work_and_no_other_file(tmp_path, monkeypatch, 
         patch.setattr(train, "set_learning_rate", interrupted)
         with pytest.raises(SystemExit) as stop:
             run(tmp_path)
-    assert stop.value.code == 130 and "same command goes on" in capsys.readouterr().err
+    assert stop.value.code == 130 and "finished is kept" in capsys.readouterr().err
     assert not list(tmp_path.glob("generation*")) and methods(run(tmp_path))[-1] == "Start_2"
 
 
