@@ -1,21 +1,22 @@
-"""docs/results.md from docs/results/: a section for each file of raw results.
+"""The tables of docs/results.md, from the rows in docs/results/.
 
     python -m extras.results
 
-``confirm.jsonl`` holds rows as in a run's ``results.jsonl``. Its text, ``confirm.md``, and
-``introduction.md`` are written by hand, all else on the page is made here, and a test compares.
+The text of the page is written by hand. What stands between ``<!--claims-->``, ``<!--confirm-->``
+or ``<!--more-->`` and the next ``<!--end-->`` is made here, and a test compares.
 """
 
 import argparse
 from itertools import product
 from pathlib import Path
+import re
 
 from extras.experiments import Experiment, experiments, read
 from extras.runs import plain_parser
 from extras.tables import claims_table, markdown, mean_and_sd, methods_table
 from train import command
 
-DOCS = Path(__file__).parent.parent / "docs"
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
 def dial_table(dial: list[Experiment]) -> str:
@@ -30,32 +31,28 @@ def dial_table(dial: list[Experiment]) -> str:
     return markdown(["the dial, accuracy; P =", *(f"{rate:g}" for rate in by_rate)], lines)
 
 
-def section(path: Path, generation: Experiment) -> str:
-    """The text of a file and its tables. The dial has one, together with Generation."""
-    found = experiments(read([path]))
-    dial = [each for each in found if each.task.startswith("generation-")]
-    parts = [path.with_suffix(".md").read_text(encoding="utf-8")]
-    for each in found:
-        if each not in dial:
-            title = each.task.capitalize() + (f", with {each.note}" if each.note else "")
-            parts += [f"### {title}\n", methods_table(each)]
-    if dial:
-        parts += ["### The dial\n", dial_table([generation, *dial])]
-    return "\n".join(parts)
+def tables(found: list[Experiment]) -> str:
+    """One for each experiment, under its name."""
+    return "\n".join(f"### {each.task.capitalize()}\n\n{methods_table(each)}" for each in found)
 
 
-def page(folder: Path) -> str:
-    """The whole page: the claims in one table, and the files in the order of their names."""
-    introduction = (folder / "introduction.md").read_text(encoding="utf-8")
-    confirmed = experiments(read([folder / "confirm.jsonl"]))
-    generation = next(each for each in confirmed if each.task == "generation")
-    return "\n".join([introduction, claims_table(confirmed),
-                      *(section(path, generation) for path in sorted(folder.glob("*.jsonl")))])
+def fill(page: str) -> str:
+    """The page with its tables made anew. The dial has one, together with Generation."""
+    raw = PAGE.parent / "results"
+    confirm, more = (experiments(read([raw / name])) for name in ("confirm.jsonl", "more.jsonl"))
+    dial = [each for each in more if each.task.startswith("generation-")]
+    generation, = (each for each in confirm if each.task == "generation")
+    made = {"claims": claims_table(confirm), "confirm": tables(confirm),
+            "more": tables([each for each in more if each not in dial])
+            + f"\n### The dial\n\n{dial_table([generation, *dial])}"}
+    return re.sub(r"<!--(claims|confirm|more)-->.*?<!--end-->",
+                  lambda block: f"<!--{block[1]}-->\n\n{made[block[1]]}\n<!--end-->", page,
+                  flags=re.DOTALL)
 
 
 def write(_: argparse.Namespace) -> None:
-    (DOCS / "results.md").write_text(page(DOCS / "results"), encoding="utf-8")
-    print(f"wrote {DOCS / 'results.md'}")
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"wrote {PAGE}")
 
 
 if __name__ == "__main__":
