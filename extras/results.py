@@ -32,8 +32,9 @@ def dial_table(dial: list[Experiment]) -> str:
 
 
 def tables(found: list[Experiment]) -> str:
-    """One for each experiment, under its name."""
-    return "\n".join(f"### {each.task.capitalize()}\n\n{methods_table(each)}" for each in found)
+    """One for each experiment, under its name, and with how it differs from one of that name."""
+    names = (each.task.capitalize() + f", with {each.note}" * bool(each.note) for each in found)
+    return "\n".join(f"### {name}\n\n{methods_table(each)}" for name, each in zip(names, found))
 
 
 def fill(page: str) -> str:
