@@ -14,7 +14,7 @@ import torch
 
 from extras.attention import Layout, head_weights
 from extras.runs import Run, make_parser
-from latent_tokens import LatentTokens, Placement
+from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import Example, draw_examples
 from train import answers, command
@@ -39,24 +39,30 @@ def attention(base: GPT, latents: LatentTokens, example: Example) -> dict:
 
 
 def collect(run: Run, seed: int, count: int = 10) -> dict:
-    """All that the page shows of a run: answers to the first test query of some that the last
-    placement answers without a mistake and the first with one, if there is such a query."""
+    """All that the page shows of a run: answers to one test query of some, if there is such a one,
+    that the last placement answers without a mistake and all others with one. Of several it is the
+    one of the most different digits, as in 20@70=00 there is little to see."""
+    if run.task.name != "generation":
+        raise UserError("the page states and checks the rule of Generation: leave out --task")
     examples = draw_examples(run.task, run.task.test_lengths, "test", seed, count)
     written = {}
     for name in run.task.claim.baselines + run.task.claim.proposed:
         latents = run.latents(Placement.parse(name), seed)
         written[name] = latents, answers(run.base, latents, run.task, name, examples)
-    first, *_, last = ([text == each.response for text, each in zip(texts, examples)]
-                       for _, texts in written.values())
-    index = min(range(count), key=lambda index: (not last[index], first[index]))
-    example = examples[index]
+    right = {name: [text == each.response for text, each in zip(texts, examples)]
+             for name, (_, texts) in written.items()}
+    *others, last = right.values()
+    index = min(range(count), key=lambda i: (not last[i], sum(other[i] for other in others),
+                                             -len(set(examples[i].query))))
+    example, without = examples[index], [name for name in right if right[name][index]]
     shown = {name: {"text": texts[index], "attention": attention(
         run.base, latents, Example(example.query, texts[index]))}
         for name, (latents, texts) in written.items()}
-    return {"about": f"Below: base {run.number}, tuning seed {seed}, tuned on answers of "
-                     f"{run.task.id_lengths[-1]} equations at most. The query is the first of "
-                     f"{count} that {name} answers without a mistake and {next(iter(written))} "
-                     "with one.",
+    return {"about": f"Base {run.number}, tuning seed {seed}, tuned on answers of at most "
+                     f"{run.task.id_lengths[-1]} equations. In all three panels the query is "
+                     f"{example.query}, chosen from {count}: answered without a mistake by "
+                     f"{' and '.join(without) + ' alone' if without else 'none'}, and of many "
+                     "different digits.",
             "query": example.query, "response": example.response, "answers": shown}
 
 
