@@ -24,25 +24,28 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
     {s, u}        sources         (B, T)   of each slot: j < M for latent j, M + t for token t
 
 Latents and tokens are counted from 0. Letters as in model.py, and R response tokens.
+
+``Comma_4-latest`` is ours: once latents come again, their older copies are seen no more. So the
+newest copy takes the older one's place in the KV cache, and there is room for one group in all.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from model import UserError, save_whole
 from tasks import NOT_SCORED, TOKEN_ID
 
 SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name -> the token ids that its latents stand before
 COUNTS = [str(n) for n in range(1, 1000)]  # m and k in a placement
-OWN_POSITIONS = "-own"  # ends a placement whose latents do not share positions
-
-
-class UserError(ValueError):
-    """A mistake of the user's, not of the code's: train.py prints it as one line."""
+OWN_POSITIONS = "-own"  # after a placement whose latents do not share positions
+LATEST = "-latest"  # and after one of whose latents only the newest copies are seen
+NEVER = 2 ** 31  # later than any slot
 
 
 class Model(Protocol):
@@ -51,11 +54,10 @@ class Model(Protocol):
     device: torch.device
     embed: Callable[[Tensor], Tensor]  # verbal tokens (B, N) to embeddings (B, N, D)
     embed_last: Callable[[list[list[int]]], Tensor]  # the last token of each row: (B, 1, D)
-    make_cache: Callable[[int, int], Any]  # for B rows of so many slots, padding included
+    make_cache: Callable[[int], Any]  # for B rows
 
-    def __call__(self, embeddings: Tensor, position_ids: Tensor,
-                 attention_mask: Tensor | None = None, cache: Any = None) -> Tensor:
-        """Logits (B, T, V). Without a mask all padding, if there is any, is on the right."""
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Takes and returns what ``GPT.forward`` does: logits (B, T, V)."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Placement:
 
     groups: tuple[Group, ...] = ()
     share_positions: bool = True  # False: every slot, latent or verbal, has a position of its own
+    latest_only: bool = False  # True: of each latent a slot sees only the newest copy
 
     @classmethod
     def parse(cls, notation: str,
@@ -88,22 +91,24 @@ class Placement:
         """Read a notation such as Start_1+Comma_1; separators: the token ids of each by name."""
         rank = {"Start": 0, "End": 1} | dict.fromkeys(COUNTS, 2) | dict.fromkeys(separators, 3)
         groups = []
-        for term in notation.removesuffix(OWN_POSITIONS).split("+"):
+        terms = notation.removesuffix(LATEST)
+        for term in terms.removesuffix(OWN_POSITIONS).split("+"):
             names, _, m = term.rpartition("_")
             places = tuple(sorted(names.split(","), key=lambda place: (rank.get(place, 4), place)))
             if m not in COUNTS or not set(places) <= rank.keys():
                 known = "_m, ".join(["Start", "End", *separators])
-                raise UserError(f"unknown placement {notation!r}: expected {known}_m, k_m (after "
-                                "every k tokens), a sum such as Start_1+Comma_1, or Start,Comma_1 "
-                                "(one group in two places), with m and k from 1 to 999; -own at "
-                                "the end: latents have positions of their own")
+                raise UserError(f"unknown placement {notation!r}: expected {known}_m or k_m (after "
+                                "every k tokens), m and k from 1 to 999, or several, as in "
+                                "Start_1+Comma_1 and Start,Comma_1; then perhaps -own, -latest")
             groups.append(Group(places, int(m), {
-                place: frozenset(separators[place]) for place in places if place in separators}))
+                place: frozenset(map(index, separators[place]))
+                for place in places if place in separators}))
         places = [place for group in groups for place in group.places]
         if len(set(places)) < len(places):
             raise UserError(f"placement {notation!r} names a place twice: give the sum of its m")
         groups.sort(key=lambda group: (rank[group.places[0]], group.places))
-        return cls(tuple(groups), share_positions=not notation.endswith(OWN_POSITIONS))
+        return cls(tuple(groups), share_positions=not terms.endswith(OWN_POSITIONS),
+                   latest_only=terms != notation)
 
     @property
     def total(self) -> int:  # M
@@ -120,19 +125,22 @@ class Placement:
 
     def __str__(self) -> str:
         terms = [f"{','.join(group.places)}_{group.m}" for group in self.groups]
-        return "+".join(terms) + ("" if self.share_positions else OWN_POSITIONS)
+        return ("+".join(terms) + OWN_POSITIONS * (not self.share_positions)
+                + LATEST * self.latest_only)
 
 
 class AugmentedRow:
     """A query with its latents, to which the response is appended, token by token, with its own."""
 
     def __init__(self, placement: Placement, query: Sequence[int]):
-        if not query:
+        if not len(query):
             raise ValueError("a query needs at least one token")
         self.placement, self.query_length = placement, len(query)
         self.token_ids: list[int] = []  # verbal tokens
         self.sources: list[int] = []  # one a slot: j < M for latent j, M + t for verbal token t
         self.position_ids: list[int] = []  # one a slot
+        self.hidden_from: list[int] = []  # one a slot: the first slot that does not see it any more
+        self.newest: dict[int, int] = {}  # the newest slot of each source
         self.fed_tokens = self.fed_slots = 0  # what decoding has fed: verbal tokens, all slots
         self.already_there: list[int] = []  # latents that stand before the next verbal token
         for token_id in query:
@@ -143,7 +151,7 @@ class AugmentedRow:
 
     def append(self, token_id: int) -> None:
         """Append a verbal token, after the latents that stand before it."""
-        t = len(self.token_ids)
+        t, token_id = len(self.token_ids), index(token_id)  # numpy's and torch's integers, too
         latents = self.placement.latents_before(t, token_id, self.query_length)
         missing = [latent for latent in latents if latent not in self.already_there]
         self.insert([*missing, self.placement.total + t], t)
@@ -151,20 +159,28 @@ class AugmentedRow:
         self.already_there = []
 
     def insert(self, sources: list[int], t: int) -> None:
-        """Append slots. Where positions are shared, all take the position id of verbal token t."""
-        if self.placement.share_positions:
-            self.position_ids += [t] * len(sources)
-        else:
-            self.position_ids += range(len(self.sources), len(self.sources) + len(sources))
-        self.sources += sources
+        """Append slots. Where positions are shared, all take the position id of verbal token t;
+        where the latest alone is seen, older copies of them are hidden from here on."""
+        first = len(self.sources)
+        for slot, source in enumerate(sources, first):
+            if self.placement.latest_only and source in self.newest:
+                self.hidden_from[self.newest[source]] = first
+            self.newest[source] = slot
+            self.sources.append(source)
+            self.position_ids.append(t if self.placement.share_positions else slot)
+            self.hidden_from.append(NEVER)
 
-    def take_new_slots(self) -> tuple[list[int], list[int]]:
-        """Sources and position ids of the slots not fed yet, which now count as fed. The sources
-        returned count verbal tokens from the first one not fed before."""
+    def take_new_slots(self) -> tuple[list[int], list[int], list[int]]:
+        """The slots not fed yet, which now count as fed: sources (verbal tokens are counted from
+        the first one not fed before), position ids, and places in the KV cache. A slot has a place
+        of its own or, with ``-latest``, that of its source; at place 0 it is not seen later."""
         M, new = self.placement.total, slice(self.fed_slots, None)
         sources = [j if j < M else j - self.fed_tokens for j in self.sources[new]]
+        own = self.sources if self.placement.latest_only else range(len(self.sources))
+        places = [1 + place if hidden_from == NEVER else 0
+                  for place, hidden_from in zip(own[new], self.hidden_from[new])]
         self.fed_slots, self.fed_tokens = len(self.sources), len(self.token_ids)
-        return sources, self.position_ids[new]
+        return sources, self.position_ids[new], places
 
 
 def pad(rows: Sequence[list[int]], value: int = 0, device=None) -> Tensor:
@@ -176,6 +192,15 @@ def pad(rows: Sequence[list[int]], value: int = 0, device=None) -> Tensor:
     return torch.tensor(padded, dtype=torch.long, device=device)
 
 
+def visible(rows: list[AugmentedRow], device=None) -> Tensor | None:
+    """What each slot sees, (B, T, T): slots up to itself, not hidden by then. None: all of them."""
+    if not rows[0].placement.latest_only:
+        return None
+    hidden_from = pad([row.hidden_from for row in rows], NEVER, device)[:, None, :]  # (B, 1, T)
+    slots = torch.arange(hidden_from.shape[2], device=device)
+    return (slots <= slots[:, None]) & (slots[:, None] < hidden_from)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Augmented rows for training. Padding is on the right, where causal order hides it."""
@@ -183,12 +208,13 @@ class Batch:
     token_ids: Tensor  # (B, N), query and response
     sources: Tensor  # (B, T)
     position_ids: Tensor  # (B, T)
+    attention_mask: Tensor | None  # (B, T, T): what each slot sees; None: all slots up to itself
     read_slots: Tensor  # (B, R): the slot whose output predicts each response token
     targets: Tensor  # (B, R): the response tokens, NOT_SCORED where a row has fewer
 
 
-def make_batch(placement: Placement, queries: list[list[int]], responses: list[list[int]],
-               device=None) -> Batch:
+def make_batch(placement: Placement, queries: Sequence[Sequence[int]],
+               responses: Sequence[Sequence[int]], device=None) -> Batch:
     """Insert the latents of a placement into queries with their true responses (token ids)."""
     rows = [AugmentedRow(placement, query) for query in queries]
     read_slots = [[] for _ in rows]
@@ -196,10 +222,12 @@ def make_batch(placement: Placement, queries: list[list[int]], responses: list[l
         for token_id in response:
             read.append(len(row.sources) - 1)
             row.append(token_id)
+    targets = [row.token_ids[row.query_length:] for row in rows]
     return Batch(pad([row.token_ids for row in rows], device=device),
                  pad([row.sources for row in rows], device=device),
                  pad([row.position_ids for row in rows], device=device),
-                 pad(read_slots, device=device), pad(responses, NOT_SCORED, device))
+                 visible(rows, device),
+                 pad(read_slots, device=device), pad(targets, NOT_SCORED, device))
 
 
 class LatentTokens(nn.Module):
@@ -226,7 +254,7 @@ class LatentTokens(nn.Module):
     def save(self, path) -> None:
         separators = {name: sorted(token_ids) for group in self.placement.groups
                       for name, token_ids in group.separators.items()}
-        torch.save({"placement": str(self.placement), "separators": separators,
+        save_whole({"placement": str(self.placement), "separators": separators,
                     "vectors": self.vectors.detach().cpu()}, path)
 
     @classmethod
@@ -234,21 +262,29 @@ class LatentTokens(nn.Module):
         """Read what ``save`` wrote. Raises UserError if it is no such file or of another width."""
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            width = saved["vectors"].shape[1]
-            latents = cls(Placement.parse(saved["placement"], saved["separators"]), width)
+            latents = cls(Placement.parse(saved["placement"], saved["separators"]), n_embd)
             latents.load_state_dict({"vectors": saved["vectors"]})
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
-            raise UserError(f"{path} is missing, damaged or of another version") from error
-        if width != n_embd:
-            raise UserError(f"{path} holds latents of width {width}, not {n_embd}")
+            raise UserError(f"{path} is missing, damaged, of another version, or holds latents of "
+                            f"a width other than {n_embd}") from error
         return latents
+
+
+def read_logits(model: Model, slots: Tensor, embeddings: Tensor, *arguments: Any) -> Tensor:
+    """Logits (B, R, V) read off these slots (B, R) of all that are fed. Raises ValueError where the
+    model adds or drops slots."""
+    logits = model(embeddings, *arguments)  # (B, T, V)
+    if logits.shape[1] != embeddings.shape[1]:
+        raise ValueError(f"the model returned logits for {logits.shape[1]} slots, "
+                         f"and was given {embeddings.shape[1]}: does it add tokens of its own?")
+    return logits.take_along_dim(slots[..., None], dim=1)
 
 
 def response_logits(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
     """Logits (B, R, V) for every response token, each from the slot that decoding reads it off."""
     embeddings = latents.embed(batch.sources, model.embed(batch.token_ids))  # (B, T, D)
-    logits = model(embeddings, batch.position_ids)  # (B, T, V)
-    return logits.take_along_dim(batch.read_slots[..., None], dim=1)
+    return read_logits(model, batch.read_slots, embeddings, batch.position_ids,
+                       batch.attention_mask)
 
 
 def response_loss(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
@@ -258,43 +294,41 @@ def response_loss(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def generate(model: Model, latents: LatentTokens, queries: list[list[int]], max_new_tokens: int,
-             stop_id: int | None = None, reminder: Sequence[int] = (),
-             comma_ids: Collection[int] = SEPARATORS["Comma"]) -> list[list[int]]:
+def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int]],
+             max_new_tokens: int, stop_id: int | Collection[int] = (),
+             overrule: Callable[[list[int], int], int] | None = None) -> list[list[int]]:
     """The token ids of each response, by greedy decoding with a KV cache. A response ends with
-    ``stop_id`` (included) or after ``max_new_tokens``. The tokens of ``reminder`` follow every
-    comma that the model writes, as part of the response."""
+    ``stop_id`` (or one of several), which is part of it, or after ``max_new_tokens``.
+    ``overrule(token_ids, choice)`` may put another token in the place of the model's choice."""
+    if not latents.vectors.isfinite().all():
+        raise UserError("the latents hold numbers that are not finite")
+    try:
+        stop_ids = {index(stop_id)}
+    except TypeError:  # several
+        stop_ids = {*map(index, stop_id)}
     rows = [AugmentedRow(latents.placement, query) for query in queries]
-    responses, still_due = [[] for _ in rows], [[] for _ in rows]  # due: the rest of a reminder
-    verbal = model.embed(pad(queries, device=model.device))  # (B, N, D)
-    groups = latents.placement.groups
-    recurring = sum(group.m for group in groups if {*group.places} - {"Start", "End"})
-    capacity = max(len(row.sources) for row in rows) + max_new_tokens * (1 + recurring)
-    cache = model.make_cache(len(rows), capacity)
+    verbal = model.embed(pad([row.token_ids for row in rows], device=model.device))  # (B, N, D)
+    mask, cache = visible(rows, model.device), model.make_cache(len(rows))
+    responses = [[] for _ in rows]
     for _ in range(max_new_tokens):
-        chosen = next_token_ids(model, latents, rows, verbal, cache)
-        for row, response, due, token_id in zip(rows, responses, still_due, chosen):
-            if due:
-                token_id = due.pop(0)
-            elif token_id in comma_ids:
-                due.extend(reminder)
-            row.append(token_id)
-            if stop_id not in response:
-                response.append(token_id)
-        if all(stop_id in response for response in responses):
+        choices = next_token_ids(model, latents, rows, verbal, mask, cache)
+        for row, response, choice in zip(rows, responses, choices):
+            row.append(overrule(row.token_ids, choice) if overrule else choice)
+            if stop_ids.isdisjoint(response):
+                response.append(row.token_ids[-1])
+        if not any(stop_ids.isdisjoint(response) for response in responses):
             break
-        verbal = model.embed_last([row.token_ids for row in rows])  # (B, 1, D)
+        verbal, mask = model.embed_last([row.token_ids for row in rows]), None  # (B, 1, D)
     return responses
 
 
 def next_token_ids(model: Model, latents: LatentTokens, rows: list[AugmentedRow], verbal: Tensor,
-                   cache: Any) -> list[int]:
+                   mask: Tensor | None, cache: Any) -> list[int]:
     """Feed the new slots of each row, with the embeddings of its new verbal tokens (B, N, D): the
     query, later one token. Returns each row's most probable next token."""
-    new_sources, position_ids = zip(*(row.take_new_slots() for row in rows))
-    lengths = torch.tensor([[len(sources)] for sources in new_sources], device=model.device)
-    sources = pad(new_sources, device=model.device)  # (B, T)
-    attention_mask = torch.arange(sources.shape[1], device=model.device) < lengths  # (B, T)
-    logits = model(latents.embed(sources, verbal), pad(position_ids, device=model.device),
-                   attention_mask, cache)  # (B, T, V)
-    return logits.take_along_dim(lengths[..., None] - 1, dim=1)[:, 0].argmax(dim=-1).tolist()
+    new = [row.take_new_slots() for row in rows]
+    sources, position_ids, places = (pad(each, device=model.device) for each in zip(*new))  # (B, T)
+    last = torch.tensor([[len(sources) - 1] for sources, *_ in new], device=model.device)  # (B, 1)
+    logits = read_logits(model, last, latents.embed(sources, verbal), position_ids, mask, cache,
+                         places)  # (B, 1, V)
+    return logits[:, 0].argmax(dim=-1).tolist()

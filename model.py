@@ -5,7 +5,8 @@ tokens. Two properties make it usable with them:
 
     * positions are data. ``position_ids`` is an argument, and two slots may share one id; that is
       how a latent token takes the position of the verbal token after it (latent_tokens.py);
-    * what a slot attends to is decided by *slot order* and by padding, never by position id.
+    * what a slot attends to is data, too: all slots up to itself, or what ``attention_mask`` says;
+      never is it decided by position id.
 
 One thing is out of the ordinary: an input embedding also sees the two verbal tokens before its own
 (``GPT.embed``; docs/testbed.md says why).
@@ -15,7 +16,7 @@ Letters used for shapes in every file:
     B  batch                      H  heads                   V  size of the vocabulary
     N  verbal tokens              K  width of one head       M  latents (latent_tokens.py)
     T  slots fed in this call     D  width of the model, H * K
-    S  slots to attend to (cached + fed)
+    S  slots to attend to: those of this call, or places of the cache
 
 Left out, on purpose: dropout, biases, weight tying, mixed precision.
 """
@@ -31,6 +32,10 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
+
+
+class UserError(ValueError):
+    """A mistake of the user's, not of the code's: train.py prints it as one line."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +55,39 @@ class GPTConfig:
 # -------------------------------------------------------------------------------------- the cache
 
 class KVCache:
-    """Keys and values of all layers for up to ``capacity`` slots, and which of them are padding."""
+    """Keys and values of all layers, of slots that are fed in several calls. It grows as needed.
 
-    def __init__(self, config: GPTConfig, batch_size: int, capacity: int, device=None, dtype=None):
-        shape = (2, config.n_layer, batch_size, config.n_head, capacity,
-                 config.n_embd // config.n_head)
-        self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.attention_mask = torch.empty(batch_size, capacity, dtype=torch.bool, device=device)
-        self.capacity, self.length = capacity, 0  # slots that fit, slots stored
+    The caller says at which *place* of its row each slot is stored, so that one that nobody is to
+    see any more can be overwritten. What is at place 0, padding above all, is never seen.
+    """
 
-    def append_mask(self, attention_mask: Tensor) -> Tensor:
-        """Store (B, T) of new slots; return (B, S) of all. Raises ValueError if they do not fit."""
-        start, self.length = self.length, self.length + attention_mask.shape[1]
-        if self.length > self.capacity:
-            raise ValueError(f"the cache has room for {self.capacity} slots, not {self.length}")
-        self.attention_mask[:, start:self.length] = attention_mask
-        return self.attention_mask[:, :self.length]
+    def __init__(self, config: GPTConfig, batch_size: int, device=None, dtype=None):
+        shape = (config.n_layer, batch_size, config.n_head, 0, config.n_embd // config.n_head)
+        self.keys = self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.is_seen = torch.zeros(batch_size, 0, dtype=torch.bool, device=device)  # (B, S)
+        self.is_first_call = True
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, H, T, K) of one layer, after the mask; return those of all S slots."""
-        start, end = self.length - k.shape[2], self.length
-        self.keys[layer, :, :, start:end] = k
-        self.values[layer, :, :, start:end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    def visible(self, places: Tensor) -> Tensor:
+        """What new slots at these places (B, T) see, (B, T, S): what is stored and not overwritten
+        by them, and of themselves those that are not later."""
+        S, T = max(self.is_seen.shape[1], int(places.max()) + 1), places.shape[1]
+        self.is_seen = F.pad(self.is_seen, (0, S - self.is_seen.shape[1])).scatter(1, places, True)
+        self.is_seen[:, 0] = False
+        if (missing := S - self.keys.shape[3]) > 0:
+            room = (0, 0, 0, missing + 32)
+            self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
+        order = torch.arange(T, device=places.device).expand_as(places)  # (B, T)
+        stored = torch.zeros_like(self.is_seen, dtype=torch.long).scatter(1, places, order)  # (B, S)
+        return self.is_seen[:, None] & (stored[:, None] <= order[..., None])
+
+    def store(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v (B, H, T, K) of one layer; return those to attend to, each (B, H, S, K)."""
+        row, S = torch.arange(len(places), device=places.device)[:, None], self.is_seen.shape[1]
+        self.keys[layer][row, :, places] = k.transpose(1, 2)  # (B, T, H, K)
+        self.values[layer][row, :, places] = v.transpose(1, 2)
+        if self.is_first_call:  # its slots see one another, also those that are hidden later
+            return k, v
+        return self.keys[layer, :, :, :S], self.values[layer, :, :, :S]
 
 
 # ------------------------------------------------------------------------- positions and attention
@@ -93,19 +108,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
-def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
-    """What each of the last T slots may attend to: (B, 1, T, S), bool, from (B, S).
-
-    A slot sees the slots up to itself, in slot order, that are not padding. It always sees itself,
-    so that padding has something to attend to; nobody reads what padding computes.
-    """
-    S = attention_mask.shape[1]
-    slots = torch.arange(S, device=attention_mask.device)
-    now = slots[-T:, None]  # (T, 1)
-    earlier, itself = slots <= now, slots == now  # (T, S)
-    return ((earlier & attention_mask[:, None, :]) | itself)[:, None]  # (B, 1, T, S)
-
-
 # -------------------------------------------------------------------------------------- the model
 
 class Block(nn.Module):
@@ -123,20 +125,20 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * D, D, bias=False)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None,
-                cache: KVCache | None) -> Tensor:
+                cache: KVCache | None, places: Tensor | None) -> Tensor:
         """x: (B, T, D); rotary: from ``rotary_tables``; mask: (B, 1, T, S), None = causal."""
-        x = x + self.attention(self.attention_norm(x), rotary, mask, cache)
+        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, places)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
     def attention(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None,
-                  cache: KVCache | None) -> Tensor:
+                  cache: KVCache | None, places: Tensor | None) -> Tensor:
         """Multi-head self-attention of x, (B, T, D) to (B, T, D)."""
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head)  # (B, T, 3, H, K)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, K)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, H, S, K)
+            k, v = cache.store(self.layer, places, k, v)  # (B, H, S, K)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.attention_out(mixed.transpose(1, 2).reshape(B, T, D))
 
@@ -146,7 +148,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config, self.notes = config, {}  # notes: what is to be known of a base; see save
+        self.config, self.notes = config, {}  # notes: what train.py says of a base
         self.embeddings = nn.ModuleList(  # table i: of the verbal token i places back
             nn.Embedding(config.vocab_size + 1, config.n_embd, padding_idx=config.vocab_size)
             for _ in range(1 + LOOK_BACK))
@@ -158,28 +160,21 @@ class GPT(nn.Module):
             nn.init.zeros_(block.mlp_out.weight)
         nn.init.zeros_(self.head.weight)  # and the model starts by predicting uniformly
 
-    def save(self, path: Path, notes: dict) -> None:
-        """Config, weights, and what else is to be known of them. A file that is there is whole: it
-        is renamed once it is written."""
-        content, partial = BytesIO(), path.with_name(f"{path.name}.{os.getpid()}.partial")
-        torch.save({"config": asdict(self.config), "notes": notes, "weights": self.state_dict()},
-                   content)
-        try:
-            partial.write_bytes(content.getvalue())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    def save(self, path) -> None:
+        save_whole({"config": asdict(self.config), "notes": self.notes,
+                    "weights": self.state_dict()}, path)
 
     @classmethod
     def load(cls, path) -> "GPT":
-        """The frozen base in a file, with its ``notes``. Raises ValueError if it is none."""
+        """The frozen base in a file, with its ``notes``. Raises UserError if it is none."""
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             model = cls(GPTConfig(**saved["config"]))
             model.load_state_dict(saved["weights"])
             model.notes = saved["notes"]
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
-            raise ValueError(f"{path} is not a readable base") from error
+            raise UserError(f"{path} is not a readable base: delete it, or make it with train.py") \
+                from error
         return model.requires_grad_(False).eval()
 
     @property
@@ -213,37 +208,58 @@ class GPT(nn.Module):
         embeddings = self.embed(torch.tensor(padded, device=self.device))  # (B, 1 + LOOK_BACK, D)
         return embeddings.take_along_dim(last, dim=1)
 
-    def make_cache(self, batch_size: int, capacity: int) -> KVCache:
+    def make_cache(self, batch_size: int) -> KVCache:
         """An empty one for ``forward``, of the weights' type."""
-        return KVCache(self.config, batch_size, capacity, self.device, self.head.weight.dtype)
+        return KVCache(self.config, batch_size, self.device, self.head.weight.dtype)
 
     def forward(self, embeddings: Tensor, position_ids: Tensor,
-                attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+                attention_mask: Tensor | None = None, cache: KVCache | None = None,
+                places: Tensor | None = None) -> Tensor:
         """Next-token logits (B, T, V) of every slot.
 
         embeddings: (B, T, D), one for each slot.
         position_ids: (B, T), integer. Slots may share an id, and ids need not rise.
-        attention_mask: (B, T) bool, False for padding, which no other slot sees; None = no padding.
-        cache: slots fed before, seen by all of these; extended in place.
+        attention_mask: (B, T, T), bool: which slots of this call each slot sees. None: all up to
+            itself. Later calls with a cache take none: all that is stored is seen, too.
+        cache, places: where in the cache the slots are stored, (B, T).
+
+        Raises ValueError on shapes that do not fit, and on a mask in a later call.
         """
-        for name, tensor in (("position_ids", position_ids), ("attention_mask", attention_mask)):
-            if tensor is not None and tensor.shape != embeddings.shape[:2]:
+        for name, tensor in (("position_ids", position_ids), ("attention_mask", attention_mask),
+                             ("places", places)):
+            if tensor is not None and tensor.shape[:2] != embeddings.shape[:2]:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, "
                                  f"the embeddings need {tuple(embeddings.shape[:2])}")
+        mask = attention_mask
         if cache is not None:
-            if attention_mask is None:
-                attention_mask = torch.ones_like(position_ids, dtype=torch.bool)
-            attention_mask = cache.append_mask(attention_mask)  # (B, S)
-        mask = None  # causal order says it all, and attention is fastest
-        if attention_mask is not None:
-            mask = causal_mask(attention_mask, T=embeddings.shape[1])  # (B, 1, T, S)
+            stored = cache.visible(places)  # (B, T, S)
+            if not cache.is_first_call:
+                if attention_mask is not None:
+                    raise ValueError("an attention_mask is for the first call with a cache")
+                mask = stored
+        mask = None if mask is None else mask[:, None]  # (B, 1, T, S)
         rotary = rotary_tables(position_ids, self.config.n_embd // self.config.n_head)
         x = embeddings
         for block in self.blocks:
-            x = block(x, rotary, mask, cache)
+            x = block(x, rotary, mask, cache, places)
+        if cache is not None:
+            cache.is_first_call = False
         return self.head(self.final_norm(x))
 
 
 def weights_checksum(module: nn.Module) -> int:
-    tensors = module.state_dict().values()
-    return zlib.crc32(b"".join(each.cpu().numpy().tobytes() for each in tensors))
+    """Of all bits of its weights, whatever their type."""
+    tensors = (each.cpu().flatten().view(torch.uint8) for each in module.state_dict().values())
+    return zlib.crc32(b"".join(each.numpy().tobytes() for each in tensors))
+
+
+def save_whole(content: dict, path) -> None:
+    """``torch.save``, but what is there stays until all is written: no file is ever half a file.
+    Raises OSError."""
+    written, partial = BytesIO(), Path(f"{path}.{os.getpid()}.partial")
+    torch.save(content, written)
+    try:
+        partial.write_bytes(written.getvalue())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -18,6 +18,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from model import UserError
+
 ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a variable
 END = ";"  # closes a document
 TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
@@ -25,7 +27,9 @@ NOT_SCORED = -100  # what F.cross_entropy ignores
 
 
 def encode(text: str) -> list[int]:
-    """Text to token ids. Raises KeyError on a character outside the alphabet."""
+    """Text to token ids. Raises UserError on a character outside the alphabet."""
+    if unknown := set(text) - TOKEN_ID.keys():
+        raise UserError(f"{min(unknown)!r} is not in the alphabet {ALPHABET}")
     return [TOKEN_ID[character] for character in text]
 
 
@@ -55,7 +59,7 @@ class Claim:
 
     proposed: tuple[str, ...]
     baselines: tuple[str, ...]
-    metrics: tuple[str, ...] = ("accuracy",)  # by each of these fields of Score
+    metrics: tuple[str, ...] = ("exact", "accuracy")  # by each of these fields of Score
 
 
 class Task:
@@ -75,8 +79,7 @@ class Task:
     ood_lengths: range  # and tested on longer ones, too,
     far_lengths: range  # of which these are the longest
     length_name = "length {}"  # what a length counts
-    claim = Claim(("Comma_4",), ("Start_4", "End_4"))  # what train.py compares
-    skill_method = "instruction"  # with which words a base must be able to answer (train.py)
+    claim = Claim(("Comma_4",), ("Start_4", "End_4"))  # what train.py compares, and by what
     pretraining: dict = {}  # the fields of PretrainConfig (train.py) that are to differ
 
     @property
@@ -211,8 +214,7 @@ class Repetition(Task):
     target_rule, plain_rule, rules = "-0", "+1", ("+0", "+1", "-0", "-1")
     id_lengths, ood_lengths, far_lengths = range(1, 9), range(9, 21), range(15, 21)
     length_name = "n = {}"
-    claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"), ("exact", "accuracy"))
-    skill_method = "reminders"
+    claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"))
     pretraining = {"steps": 640, "short": (16, 110), "short_until": 0.45}
 
     def header(self, rule: str) -> str:
@@ -277,7 +279,6 @@ class Summation(Task):
     id_lengths, ood_lengths, far_lengths = range(5, 13), range(13, 27), range(20, 27)
     length_name = "{} variables"
     claim = Claim(("Comma_2", "8_2"), ("Start_2", "End_2"), ("exact",))
-    skill_method = "reminders"
     pretraining = {"steps": 660, "short_until": 1 / 3}
 
     def variables(self, rng: random.Random, count: int) -> tuple[dict[str, int], list[str]]:
@@ -378,3 +379,21 @@ def text_checksum(task: Task) -> int:  # of a sample of the pre-training text, a
     rng = random_source("checksum", 0)
     documents = (task.document(rng, n / 1000) for n in range(1000))
     return zlib.crc32("".join([ALPHABET, *documents]).encode())
+
+
+def check(task: Task, show: bool = False) -> None:
+    """Raises UserError where a task contradicts itself, before anything is trained on it."""
+    rng = random_source("check", 0)
+    documents = [task.document(rng, 0.9) for _ in range(3)]
+    example = task.example(rng, task.id_lengths[-1])
+    if show:
+        print(f"{task.name}: three documents, a query, its response", *documents, example.query,
+              example.response, sep="\n")
+    encode("".join([task.letter, *documents, example.query, example.response]))
+    if task.letter in example.query + example.response:
+        raise UserError(f"{task.name}: its letter, {task.letter}, opens headers and cannot stand "
+                        f"elsewhere, as in {example.query}{example.response}")
+    true, wrong = (task.score(example, text).values() for text in (example.response, ""))
+    if not all(each == Score(1.0, True) for each in true) or any(each.exact for each in wrong):
+        raise UserError(f"{task.name}: score() must give the true response 1, and none of that to "
+                        f"an empty one: {example}")

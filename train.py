@@ -9,8 +9,10 @@ line. What has a line there is not done again. On a busy machine set OMP_NUM_THR
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import product
 import json
 from math import isfinite, nan
@@ -25,16 +27,15 @@ from torch import Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from latent_tokens import (Batch, LatentTokens, Placement, UserError, generate, make_batch,
+from latent_tokens import (Batch, LatentTokens, Placement, generate, make_batch, response_logits,
                            response_loss)
-from model import GPT, GPTConfig, weights_checksum
-from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, checksum, decode, draw,
+from model import GPT, GPTConfig, UserError, weights_checksum
+from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, check, checksum, decode, draw,
                    draw_examples, encode, pretraining_batch, random_source, text_checksum)
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    seed: int = 0
     steps: int = 800
     short: tuple[int, int] = (8, 110)  # sequences and tokens of a batch in the first steps,
     short_until: float = 0.5  # up to this share of them
@@ -43,7 +44,6 @@ class PretrainConfig:
     adam_lr: float = 3e-3  # for embeddings, norms and head
     warmup: int = 40  # steps
     decay: float = 0.5  # the last part (0 ... 1) of the steps, over which the rates fall to zero
-    needed_skill: float = 0.9  # nothing is tuned on a base that has less; 0: not measured
     model: GPTConfig = GPTConfig(vocab_size=len(ALPHABET))
 
 
@@ -52,16 +52,17 @@ class TuneConfig:
     """The budget of one tuning, the same for every method, and that of its test."""
     steps: int = 300
     batch_size: int = 16  # examples per step, all of one in-distribution length
-    # Pairs of learning rate and weight decay: all are tried, the best validation loss decides.
-    trials: tuple = ((1.0, 0.05), (2.0, 0.05), (1.0, 0.2))
+    starts: tuple[float, ...] = (0.5, 1.0, 2.0)  # as many tunings begin, at these learning rates,
+    choose_at: float = 1 / 3  # and after this share of the steps the best of them goes on alone
+    weight_decay: float = 0.05
     warmup: int = 10  # steps
     decay: float = 1.0  # the last part of the steps, over which the rates fall to zero
-    validation_examples: int = 256  # of in-distribution lengths
-    test_examples: int = 256  # spread evenly over the test lengths
+    validation_examples: int = 256  # of in-distribution lengths; they decide which start is best
+    test_examples: int = 128  # spread evenly over the test lengths
 
 
-FAST_PRETRAIN = {"steps": 20, "warmup": 5, "needed_skill": 0.0}
-FAST_TUNE = {"steps": 5, "warmup": 1, "validation_examples": 20, "test_examples": 22}
+FAST_PRETRAIN = {"steps": 20, "warmup": 5}
+FAST_TUNE = {"steps": 6, "warmup": 1, "validation_examples": 20, "test_examples": 22}
 
 # Methods without latents: nothing is said; the rule in words, once; after every comma, too.
 REFERENCES = ("base", "instruction", "reminders")
@@ -70,7 +71,8 @@ REFERENCES = ("base", "instruction", "reminders")
 # ------------------------------------------------------------------------------------- pre-training
 
 class Muon(torch.optim.Optimizer):
-    """``torch.optim.Muon`` in float32: with AVX2 only, its bfloat16 takes 20 times as long."""
+    """``torch.optim.Muon`` in float32 (with AVX2 only, its bfloat16 takes 20 times as long), and
+    with matrices of one shape stacked, as a few large products are faster than many small ones."""
 
     def __init__(self, params, lr: float, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -78,24 +80,32 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
+            stacks = defaultdict(list)  # by shape
             for matrix in group["params"]:
-                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                momentum.lerp_(matrix.grad, 0.05)
-                update = orthogonalize(matrix.grad.lerp(momentum, 0.95))
-                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.sub_(update, alpha=group["lr"] * scale)
+                if matrix.grad is not None:
+                    momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                    momentum.lerp_(matrix.grad, 0.05)
+                    stacks[matrix.shape].append((matrix, matrix.grad.lerp(momentum, 0.95)))
+            for (height, width), stack in stacks.items():
+                matrices, updates = zip(*stack)
+                for matrix, update in zip(matrices, orthogonalize(torch.stack(updates))):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.sub_(update, alpha=group["lr"] * max(1.0, height / width) ** 0.5)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Singular values to about 1, by five steps of Newton and Schulz (Jordan et al. 2024)."""
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide / wide.norm().clamp(min=1e-7)
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Singular values of (n, a, b) to about 1, by five steps of Newton and Schulz (Jordan et al.
+    2024). Each multiplies x by a polynomial of x @ x.T; here these small factors are multiplied
+    first, and x once."""
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    gram, product = x @ x.mT, torch.eye(x.shape[1], device=x.device)
     for _ in range(5):
-        gram = x @ x.T
-        gram = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
-        x = torch.addmm(x, gram, x, beta=3.4445)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal(dim1=1, dim2=2).add_(3.4445)
+        gram, product = factor @ gram @ factor, factor @ product
+    x = product @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
 def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -108,22 +118,20 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config) -> None:
     """Up to its peak over ``warmup`` steps, down towards 0 over the last part, ``decay``."""
-    share = min(1.0, (step + 1) / config.warmup,
+    share = min(1.0, (step + 1) / max(1, config.warmup),
                 (config.steps - step) / max(1, config.decay * config.steps))
     for group in optimizer.param_groups:
         group["lr"] = optimizer.defaults["lr"] * share
 
 
-class Unskilled(UserError):
-    """A base without its skill: nothing is tuned on it. The other bases of a run go on."""
-
-
-def pretrain(task: Task, config: PretrainConfig, device: str) -> GPT:
-    torch.manual_seed(config.seed)
-    model = GPT(config.model).to(device)
+def pretrain(task: Task, config: PretrainConfig, seed: int,
+             device: str) -> tuple[GPT, list[float]]:
+    """A base, and its loss at each step."""
+    torch.manual_seed(seed)
+    model, losses = GPT(config.model).to(device), []
     optimizers = make_optimizers(model, config)
-    rng = random_source(f"{task.name}/pretrain", config.seed)
-    for step in tqdm(range(config.steps), "pre-training", leave=False, disable=None):
+    rng = random_source(f"{task.name}/pretrain", seed)
+    for step in (bar := tqdm(range(config.steps), "pre-training", leave=False, disable=None)):
         read = step / config.steps  # the share of the text that has been read
         shape = config.short if read < config.short_until else config.long
         token_ids, targets = pretraining_batch(task, rng, read, *shape)  # each (B, N)
@@ -135,39 +143,109 @@ def pretrain(task: Task, config: PretrainConfig, device: str) -> GPT:
             set_learning_rate(optimizer, step, config)
             optimizer.step()
         model.zero_grad()
-    return model
+        losses.append(loss.item())
+        bar.set_postfix(loss=losses[-1], refresh=False)
+    return model, losses
 
 
-def skill(base: GPT, task: Task) -> float:
-    """The share of exact answers, on lengths that are tuned on, with the rule in words."""
-    examples = draw_examples(task, task.id_lengths, "validation", 0, 256)
-    none = LatentTokens(Placement(), base.config.n_embd).to(base.device)
-    texts = answers(base, none, task, task.skill_method, examples)
-    return fmean(text == each.response for text, each in zip(texts, examples))
+def curve(losses: list[float]) -> list[float | None]:
+    """Every tenth, for a file. None: not finite."""
+    return [round(loss, 4) if isfinite(loss) else None for loss in losses[::10]]
 
 
-def frozen_base(task: Task, config: PretrainConfig, path: Path, device: str) -> GPT:
+def frozen_base(task: Task, config: PretrainConfig, seed: int, path: Path, device: str) -> GPT:
     """The base in a file, which is trained and written first where there is none. Raises UserError
-    if it is unreadable or has other settings, Unskilled if it lacks its skill."""
+    if it is unreadable or has other settings."""
     settings = asdict(config) | {"text": text_checksum(task)}
     if not path.exists():
-        model = pretrain(task, config, device)
-        model.save(path, settings | {"skill": skill(model, task) if config.needed_skill else 0.0})
-    try:
-        base = GPT.load(path)
-    except ValueError as error:
-        raise UserError(f"{error}: delete it, or choose a new --out") from error
+        model, losses = pretrain(task, config, seed, device)
+        model.notes = {"pretraining": settings, "losses": curve(losses)}
+        mine = path.with_name(f"{path.name}.{os.getpid()}")
+        model.save(mine)
+        with suppress(FileExistsError):  # another command was faster: its base is that of both
+            os.link(mine, path)
+        mine.unlink()
+    base = GPT.load(path)
+    made_with = base.notes.get("pretraining", {})
     for name, asked in settings.items():
-        if base.notes.get(name) != asked:
-            raise UserError(f"{path} was made with {name} = {base.notes.get(name)}, not {asked}: "
+        if made_with.get(name) != asked:
+            raise UserError(f"{path} was made with {name} = {made_with.get(name)}, not {asked}: "
                             "choose a new --out, or the same settings")
-    if base.notes["skill"] < config.needed_skill:
-        raise Unskilled(f"{path}: with the rule in words {base.notes['skill']:.0%} of its answers "
-                        "are exact: nothing is tuned on it, take another of --bases")
     return base.to(device)
 
 
 # ------------------------------------------------------------------------------- tuning and testing
+
+def to_batch(placement: Placement, examples: list[Example], device=None) -> Batch:
+    """Queries with their true responses."""
+    return make_batch(placement, [encode(example.query) for example in examples],
+                      [encode(example.response) for example in examples], device)
+
+
+class Start:
+    """Latents that are tuned beside others, which begin with other learning rates."""
+
+    def __init__(self, base: GPT, placement: Placement, seed: int, lr: float, config: TuneConfig):
+        self.model, self.latents = base, LatentTokens(placement, base.config.n_embd).to(base.device)
+        self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
+        self.optimizer = Muon(self.latents.parameters(), lr, config.weight_decay)
+        self.losses, self.validation_loss = [], nan
+
+    def step(self, batch: Batch, step: int, config: TuneConfig) -> None:
+        loss = response_loss(self.model, self.latents, batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        set_learning_rate(self.optimizer, step, config)
+        self.optimizer.step()
+        self.losses.append(loss.item())
+
+
+@torch.no_grad()
+def best(starts: list[Start], validation: Batch) -> Start:
+    """That of the least validation loss. Raises UserError if none is finite."""
+    for start in starts:
+        start.validation_loss = response_loss(start.model, start.latents, validation).item()
+    finite = [start for start in starts if isfinite(start.validation_loss)]
+    if not finite:
+        raise UserError(f"{starts[0].latents.placement}: no start has a finite loss")
+    return min(finite, key=lambda start: start.validation_loss)
+
+
+@torch.no_grad()
+def warn_of_first_tokens(start: Start, validation: Batch) -> None:
+    """A comma's latents cannot announce the comma: if a response begins with one, and no other
+    latent stands before it, the model has to write it by itself."""
+    in_query = validation.sources[:, :validation.read_slots[:, 0].min() + 1]
+    logits = response_logits(start.model, start.latents, validation)[:, 0]  # (B, V)
+    loss = F.cross_entropy(logits, validation.targets[:, 0]).item()
+    if loss > 1.0 and (in_query >= start.latents.placement.total).all():
+        print(f"{start.latents.placement}: no latent stands before a response's first token, whose "
+              f"loss stays at {loss:.1f}: end the query with a separator, or add End_1",
+              file=sys.stderr)
+
+
+def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneConfig,
+         begin: type[Start] = Start) -> tuple[Start, dict]:
+    """Train latents on in-distribution lengths: several starts, of which one goes on. Returns that
+    one, and for its row how all of them went."""
+    examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
+    validation = to_batch(placement, examples, base.device)
+    starts = going = [begin(base, placement, seed, lr, config) for lr in config.starts]
+    rng = random_source(f"{task.name}/tune", seed)
+    for step in (bar := tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None)):
+        if step == round(config.choose_at * config.steps):
+            going = [best(starts, validation)]
+        length = rng.choice(task.id_lengths)
+        examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
+        for start in going:
+            start.step(to_batch(placement, examples, base.device), step, config)
+        bar.set_postfix(loss=start.losses[-1], refresh=False)
+    chosen = best(going, validation)
+    warn_of_first_tokens(chosen, validation)
+    return chosen, {"start": starts.index(chosen), "starts": [
+        {"lr": lr, "losses": curve(start.losses), "validation_loss": curve([start.validation_loss])[0]}
+        for lr, start in zip(config.starts, starts)]}
+
 
 def in_words(task: Task, method: str, example: Example) -> Example:
     """The example with the rule in words where a reference has it."""
@@ -177,53 +255,22 @@ def in_words(task: Task, method: str, example: Example) -> Example:
                    example.response.replace(",", comma))
 
 
-def to_batch(placement: Placement, examples: list[Example], device=None) -> Batch:
-    """Queries with their true responses."""
-    return make_batch(placement, [encode(example.query) for example in examples],
-                      [encode(example.response) for example in examples], device)
-
-
-def tune(base: GPT, task: Task, placement: Placement, seed: int,
-         config: TuneConfig) -> tuple[LatentTokens, list[dict]]:
-    """Train latents on in-distribution lengths: those of the best trial, and what each trial gave.
-    Raises UserError if no trial ends with a finite loss."""
-    examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
-    validation = to_batch(placement, examples, base.device)
-    tuned, trials = {}, []
-    for lr, weight_decay in config.trials:
-        latents = LatentTokens(placement, base.config.n_embd).to(base.device)
-        latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
-        optimizer = Muon(latents.parameters(), lr, weight_decay)
-        rng = random_source(f"{task.name}/tune", seed)
-        for step in tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None):
-            length = rng.choice(task.id_lengths)
-            examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
-            loss = response_loss(base, latents, to_batch(placement, examples, base.device))
-            optimizer.zero_grad()
-            loss.backward()
-            set_learning_rate(optimizer, step, config)
-            optimizer.step()
-        with torch.no_grad():
-            result = response_loss(base, latents, validation).item()
-        trials.append({"lr": lr, "weight_decay": weight_decay,
-                       "validation_loss": result if isfinite(result) else None})
-        if isfinite(result):
-            tuned.setdefault(result, latents)  # the first of two with equal losses
-    if not tuned:
-        raise UserError(f"{task.name}, {placement}, seed {seed}: no trial has a finite loss")
-    return tuned[min(tuned)], trials
-
-
 def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
             examples: list[Example]) -> list[str]:
     """The generated text for each example, without the reminders in it."""
     reminder = task.reminder * (method == "reminders")
+
+    def overrule(token_ids: list[int], choice: int) -> int:  # a comma's reminder is written first
+        for token_id, word in zip(reversed(token_ids), reminder):
+            if token_id == TOKEN_ID[","]:
+                return TOKEN_ID[word]
+        return choice
+
     texts = []
-    for start in tqdm(range(0, len(examples), 256), f"testing {method}", leave=False, disable=None):
-        chunk = [in_words(task, method, each) for each in examples[start:start + 256]]
+    for first in range(0, len(examples), 256):
+        chunk = [in_words(task, method, each) for each in examples[first:first + 256]]
         responses = generate(base, latents, [encode(each.query) for each in chunk],
-                             max(len(each.response) for each in chunk), TOKEN_ID[END],
-                             encode(reminder))
+                             max(len(each.response) for each in chunk), TOKEN_ID[END], overrule)
         texts += [decode(token_ids[:None if END in each.response else len(each.response)])
                   .replace("," + reminder, ",") for each, token_ids in zip(chunk, responses)]
     return texts
@@ -232,47 +279,51 @@ def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
 def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
          config: TuneConfig) -> dict:
     """Mean scores at each length, and the number of latents in the longest example."""
-    examples = draw_examples(task, task.test_lengths, "test", seed, config.test_examples)
-    scores = {}
+    examples, scores = draw_examples(task, task.test_lengths, "test", seed,
+                                     config.test_examples), defaultdict(list)
     for example, text in zip(examples, answers(base, latents, task, method, examples)):
         for length, score in task.score(example, text).items():
-            scores.setdefault(length, []).append(score)
+            scores[int(length)].append(score)
     longest = to_batch(latents.placement, examples[-1:])
     return {"lengths": list(scores),
-            "accuracy": [fmean(each.accuracy for each in scores[length]) for length in scores],
-            "exact": [fmean(each.exact for each in scores[length]) for length in scores],
+            "accuracy": [fmean(each.accuracy for each in values) for values in scores.values()],
+            "exact": [fmean(each.exact for each in values) for values in scores.values()],
             "inserted": longest.sources.shape[1] - longest.token_ids.shape[1]}
 
 
 # ------------------------------------------------------------------------------ the folder of a run
 
 RESULTS = "results.jsonl"
-KEY = ("task", "base", "method", "seed", "tuning", "task_checksum", "base_checksum")  # is it there?
+LATENTS = "latents/{task}-base{base}-{method}-seed{seed}.pt"
+KEY = ("task", "base", "method", "seed", "tuning", "pretraining", "task_checksum", "base_checksum")
 
 
-def key(row: dict) -> tuple[str, ...]:
-    return tuple(json.dumps(row[name], sort_keys=True) for name in KEY)
+def key(row: dict) -> str:
+    """What a result is the result of. 1 and 1.0 are the same."""
+    names = json.dumps({name: row[name] for name in KEY}, sort_keys=True)
+    return json.dumps(json.loads(names, parse_int=float))
 
 
 def read_results(path: Path) -> list[dict]:
     """The results in a file. Incomplete lines are skipped, with a message."""
     rows, skipped = [], 0
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         try:
-            row = json.loads(line or "{}")
+            row = json.loads(line or "{}", parse_constant=int)  # NaN is no number
             if row and key(row) and split_means(row, "accuracy") and split_means(row, "exact"):
                 rows.append(row)
         except (ValueError, LookupError, TypeError, AttributeError):  # half a line, or no result
             skipped += 1
     if skipped:
-        tqdm.write(f"{path}: skipped {skipped} incomplete lines")
+        print(f"{path}: skipped {skipped} incomplete lines", file=sys.stderr)
     return rows
 
 
 def append_result(path: Path, row: dict) -> None:
-    """Add a line in one write, so that commands cannot mix theirs; half a line may precede it."""
+    """Add a line in one write, so that commands cannot mix theirs. Half a line may precede it."""
+    cut_off = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
     with open(path, "a", buffering=2 ** 20) as file:
-        file.write(f"\n{json.dumps(row, allow_nan=False)}\n")
+        file.write("\n" * cut_off + json.dumps(row, allow_nan=False) + "\n")
 
 
 def split_means(row: dict, metric: str) -> dict[str, float]:
@@ -282,98 +333,93 @@ def split_means(row: dict, metric: str) -> dict[str, float]:
             for split, (first, last) in row["splits"].items()}
 
 
-def print_table(task: Task, rows: list[dict], metrics: Sequence[str]) -> None:
-    """Means over lengths, bases and seeds, a line for each method, by each metric."""
-    for metric in metrics:
-        print(f"\n{task.name}, {metric}".ljust(39), *(f"{each:>8}" for each in task.splits))
-        for method in dict.fromkeys(row["method"] for row in rows):
-            means = [split_means(row, metric) for row in rows if row["method"] == method]
-            print(f"{method:38}", *(f"{fmean(each[split] for each in means):8.2f}"
-                                    for split in task.splits))
+def print_line(name: str, cells: Iterable[str]) -> None:
+    print(f"{name:44}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
+
+
+def print_row(task: Task, row: dict) -> None:
+    means = zip(*(split_means(row, metric).values() for metric in task.claim.metrics))
+    print_line(row["method"], (", ".join(f"{mean:.2f}" for mean in split) for split in means))
 
 
 # --------------------------------------------------------------------------------- the command line
 
-def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
-        return int(text)
-    return parse
+def number(text: str) -> int:  # a type for argparse
+    if not text.isdecimal() or int(text) > 10 ** 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to a billion")
+    return int(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="train.py", usage=argparse.SUPPRESS, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     add = parser.add_argument
     devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
     add("--methods", nargs="+", metavar="M", help="placements as in latent_tokens.py; default: "
         "the task's")
-    add("--seeds", type=number(1), default=1, metavar="N", help="tune and test with 0 ... N-1")
-    add("--steps", type=number(1), default=300, metavar="N", help="of tuning; default: 300")
-    add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of a base")
+    add("--seeds", type=number, default=1, metavar="N", help="tune and test with 0 ... N-1")
+    add("--steps", type=number, default=300, metavar="N", help="of tuning; default: 300")
+    add("--bases", type=number, nargs="+", default=[0], metavar="N", help="seeds of a base")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
     return parser
 
 
-def about(task: Task, base_seed: int, base: GPT) -> dict:
+def about(task: Task, seed: int, base: GPT) -> dict:
     """What all results on a base have in common."""
-    return {"task": task.name, "base": base_seed, "base_checksum": weights_checksum(base),
-            "task_checksum": checksum(task), "splits": task.splits, "device": str(base.device),
-            "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"task": task.name, "base": seed, "base_checksum": weights_checksum(base),
+            "task_checksum": checksum(task), "pretraining": base.notes["pretraining"],
+            "splits": task.splits, "device": str(base.device), "torch": torch.__version__,
+            "threads": torch.get_num_threads()}
 
 
 def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig) -> dict:
     """Tune and test what a row names, and append the row to the results."""
     started, method, seed = time.perf_counter(), row["method"], row["seed"]
-    latents, trials = LatentTokens(Placement(), base.config.n_embd).to(base.device), []
+    latents, notes = LatentTokens(Placement(), base.config.n_embd).to(base.device), {}
     if method not in REFERENCES:
-        latents, trials = tune(base, task, Placement.parse(method), seed, config)
-        row["latents"] = "latents/{task}-base{base}-{method}-seed{seed}.pt".format(**row)
+        tuned, notes = tune(base, task, Placement.parse(method), seed, config)
+        latents, row["latents"] = tuned.latents, LATENTS.format(**row)
         latents.save(folder / row["latents"])
     row |= test(base, latents, task, method, seed, config)
     row |= {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
-            "trials": trials, "seconds": round(time.perf_counter() - started, 1)}
+            "seconds": round(time.perf_counter() - started, 1), **notes}
     append_result(folder / RESULTS, row)
-    means = " ".join(f"{mean:.2f}" for mean in split_means(row, task.claim.metrics[0]).values())
-    print("{task}, base {base}, {method}, seed {seed}, {seconds:.0f} s:".format(**row), means)
     return row
 
 
 def run(args: argparse.Namespace) -> None:
     """Pre-train and freeze each base; compare the methods on it, seed by seed."""
-    tuning = replace(TuneConfig(steps=args.steps), **FAST_TUNE if args.fast else {})
+    tuning = TuneConfig(**{"steps": args.steps} | (FAST_TUNE if args.fast else {}))
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
     if folder == Path():
         raise UserError("--out: a run needs a folder of its own")
     tasks = [task for task in TASKS.values() if args.task in (task.name, "all")]
     methods = {task: [*REFERENCES, *dict.fromkeys(str(Placement.parse(name)) for name in (
         args.methods or task.claim.baselines + task.claim.proposed))] for task in tasks}
+    for task in tasks:
+        check(task, show=args.fast)
+        if len(name := max(methods[task], key=len)) > 150:
+            raise UserError(f"--methods: {name[:30]}... is too long for the name of a file")
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).touch()
     finished = {key(row): row for row in read_results(folder / RESULTS)}
-    rows, failures = [], []
-    for task, base_seed in product(tasks, dict.fromkeys(args.bases)):
-        config = PretrainConfig(base_seed, **FAST_PRETRAIN if args.fast else task.pretraining)
-        path = folder / f"{task.name}-base{base_seed}.pt"
-        try:
-            base = frozen_base(task, config, path, args.device)
-        except Unskilled as failure:
-            failures.append(str(failure))
-            continue
-        shared = about(task, base_seed, base) | {"tuning": asdict(tuning)}
-        for seed, method in product(range(args.seeds), methods[task]):
-            row = shared | {"method": method, "seed": seed}
-            rows.append(finished.get(key(row)) or complete(row, base, task, folder, tuning))
-    for name in dict.fromkeys(row["task"] for row in rows):
-        metrics = ("accuracy", "exact") if args.fast else TASKS[name].claim.metrics
-        print_table(TASKS[name], [row for row in rows if row["task"] == name], metrics)
+    for task, number in product(tasks, dict.fromkeys(args.bases)):
+        config = PretrainConfig(**task.pretraining | (FAST_PRETRAIN if args.fast else {}))
+        path = folder / f"{task.name}-base{number}.pt"
+        base = frozen_base(task, config, number, path, args.device)
+        shared = about(task, number, base) | {"tuning": asdict(tuning)}
+        for seed in range(args.seeds):
+            print_line(f"\n{task.name}, base {number}, seed {seed}: {', '.join(task.claim.metrics)}",
+                       task.splits)
+            for method in methods[task]:
+                row = shared | {"method": method, "seed": seed}
+                print_row(task, finished.get(key(row)) or complete(
+                    row, base, task, folder, tuning))
     print(f"\nwrote {folder / RESULTS}" + "; with --fast the numbers mean nothing" * args.fast)
-    if failures:
-        raise UserError("; ".join(failures))
 
 
 def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str] | None) -> None:
@@ -381,9 +427,6 @@ def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str
     try:
         work(parser.parse_args(arguments))
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has gone, as in ``| head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        parser.exit(1)
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:  # raised by somebody's own code
             raise

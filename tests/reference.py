@@ -25,7 +25,7 @@ def rank(where: str) -> tuple[int, str]:
 
 def parse(notation: str) -> dict[str, int]:
     """"Start_1+8_2-own" to {"Start": 1, "8": 2}, in the order of ``rank`` (the vectors', too)."""
-    groups = dict(part.split("_") for part in notation.removesuffix("-own").split("+"))
+    groups = dict(part.split("_") for part in notation.split("-")[0].split("+"))
     return {where: int(groups[where]) for where in sorted(groups, key=rank)}
 
 
@@ -64,9 +64,24 @@ def row_slots(notation: str, query: list[int], response: list[int], separators=S
 def position_ids(notation: str, slots: list[tuple]) -> list[int]:
     """A latent takes the position id of the verbal token that follows it, and verbal token t has
     id t: both have as many verbal tokens before them. With "-own" every slot has its own id."""
-    if notation.endswith("-own"):
+    if "-own" in notation:
         return list(range(len(slots)))
     return [sum(before[0] == "verbal" for before in slots[:i]) for i in range(len(slots))]
+
+
+def seen_slots(notation: str, query, response, separators=SEPARATORS) -> list[list[int]]:
+    """For each slot those that it sees: all up to itself. With "-latest" an older copy of a latent
+    is hidden as soon as one slot is fed together with a newer copy: those before one token are fed
+    together, but for what is certain at the end of a query, which is fed with the query."""
+    slots, together = row_slots(notation, query, response, separators), []
+    for i, slot in enumerate(slots):
+        t = sum(before[0] == "verbal" for before in slots[:i])
+        with_query = i < len(row_slots(notation, query, [], separators))
+        together.append((t, with_query))
+    hidden_from = [min((together.index(together[later]) for later in range(i + 1, len(slots))
+                        if slots[later] == slot and "-latest" in notation), default=len(slots))
+                   for i, slot in enumerate(slots)]
+    return [[k for k in range(i + 1) if i < hidden_from[k]] for i in range(len(slots))]
 
 
 def read_slots(notation: str, query, response, separators=SEPARATORS) -> list[int]:
@@ -102,16 +117,17 @@ def rotated(x: Tensor, positions: list[int]) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2)
 
 
-def attention(block, x: Tensor, positions: list[int], n_head: int) -> Tensor:
-    """Slot by slot, of each head: a softmax over the slots up to itself, in slot order."""
+def attention(block, x: Tensor, positions: list[int], seen: list[list[int]],
+              n_head: int) -> Tensor:
+    """Slot by slot, of each head: a softmax over the slots that it sees."""
     T, D = x.shape
     qkv = x @ block.qkv.weight.double().T
     q, k, v = (part.reshape(T, n_head, D // n_head) for part in qkv.split(D, dim=1))
     q, k = rotated(q, positions), rotated(k, positions)
     mixed = []
     for i in range(T):
-        scores = (k[:i + 1] * q[i]).sum(-1, keepdim=True) / math.sqrt(D // n_head)  # (i + 1, H, 1)
-        mixed.append((scores.softmax(dim=0) * v[:i + 1]).sum(0).reshape(D))
+        scores = (k[seen[i]] * q[i]).sum(-1, keepdim=True) / math.sqrt(D // n_head)  # (., H, 1)
+        mixed.append((scores.softmax(dim=0) * v[seen[i]]).sum(0).reshape(D))
     return torch.stack(mixed) @ block.attention_out.weight.double().T
 
 
@@ -130,8 +146,9 @@ def row_logits(model, vectors, notation: str, query, response, separators=SEPARA
     x = torch.stack([embedding(model, vectors, query + response, source)
                      for source in sources(notation, slots)])
     positions = position_ids(notation, slots)
+    seen = seen_slots(notation, query, response, separators)
     for block in model.blocks:
-        x = x + attention(block, norm(x, block.attention_norm.weight), positions,
+        x = x + attention(block, norm(x, block.attention_norm.weight), positions, seen,
                           model.config.n_head)
         z = norm(x, block.mlp_norm.weight) @ block.mlp_in.weight.double().T
         x = x + (z * (1 + torch.erf(z / math.sqrt(2))) / 2) @ block.mlp_out.weight.double().T

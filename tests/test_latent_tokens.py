@@ -3,16 +3,20 @@
 tests/test_random_cases.py compares all of it with a reference written from the paper alone.
 """
 
+import numpy as np
 import pytest
 import torch
 
 from latent_tokens import (SEPARATORS, AugmentedRow, LatentTokens, Placement, UserError, generate,
                            make_batch, response_logits, response_loss)
+from model import GPT
 from tasks import NOT_SCORED, TOKEN_ID, decode, encode
 
+COMMA, EQUALS = encode(",=")
 PLACEMENTS = ["Start_2", "End_3", "Comma_2", "3_1", "8_2", "Start_1+Comma_1",
               "Comma_2+2_1+End_1+Start_3", "4_1+3_2", "Comma_2-own", "Start_1+End_1-own",
-              "Start,Comma_2", "End,3_1+Comma_1"]
+              "Start,Comma_2", "End,3_1+Comma_1", "Comma_2-latest",
+              "Start_1+2_1+Comma_2-own-latest"]
 # Ragged, unsynchronized rows: commas and lengths fall differently in each.
 QUERIES = ["1,2", "44@47=83,", ",", "a=3,k=7,f=1?ak=", "12"]
 RESPONSES = ["3,4", "47@83=34,83@34=21,", "5,,6", "10;", ",,,"]
@@ -31,8 +35,8 @@ def writer(model):
     return model
 
 
-def some_latents(model, notation: str) -> LatentTokens:
-    latents = LatentTokens(Placement.parse(notation), model.config.n_embd)
+def some_latents(model, notation: str, *separators) -> LatentTokens:
+    latents = LatentTokens(Placement.parse(notation, *separators), model.config.n_embd)
     torch.nn.init.normal_(latents.vectors, std=1.0, generator=torch.Generator().manual_seed(2))
     return latents
 
@@ -71,7 +75,7 @@ def test_a_period_counts_verbal_tokens_from_the_first_of_the_query():
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
 def test_verbal_positions_do_not_move(notation):
-    placement = Placement.parse(notation.removesuffix("-own"))
+    placement = Placement.parse(notation.replace("-own", ""))
     for text in QUERIES:
         row = AugmentedRow(placement, encode(text))
         verbal = [position for source, position in zip(row.sources, row.position_ids)
@@ -158,18 +162,105 @@ def test_a_stop_token_cuts_its_own_row_only(writer):
     assert stopped == [row[:row.index(stop) + 1] if stop in row else row for row in free]
 
 
-def test_reminders_are_fed_after_every_comma(writer):
+@pytest.mark.parametrize("stop", [19, [19], {19, 20}, torch.tensor([20, 19]), np.array([19]),
+                                  np.int64(19)])
+def test_a_stop_may_be_one_id_or_several(model, stop):
+    """A list used never to stop: 12 tokens in place of 3."""
+    script = iter([5, 6, 19, 7, 8])
+    latents = some_latents(model, "Comma_1")
+    assert generate(model, latents, [[1, 2]], 5, stop, lambda *_: next(script)) == [[5, 6, 19]]
+
+
+def test_a_choice_can_be_overruled(writer):
     """The oracle asks for one token at a time, with all the text before it as the query."""
-    latents, queries = some_latents(writer, "Start_1"), [encode(query) for query in QUERIES]
-    reminder, expected = encode("S+:"), []
+    def double(token_ids, choice):  # every second token is the one before it
+        return token_ids[-1] if len(token_ids) % 2 else choice
+
+    latents, queries, expected = some_latents(writer, "Start_1"), [[1, 2], [3]], []
     for query in queries:
-        row, due = [], []
-        while len(row) < 24:
-            row += [due.pop(0)] if due else generate(writer, latents, [query + row], 1)[0]
-            due = due or reminder * (row[-1] == TOKEN_ID[","])
-        expected.append(row)
-    assert generate(writer, latents, queries, 24, reminder=reminder) == expected
-    assert len({decode(row).find(",") for row in expected}) > 1, "at different moments"
+        row = list(query)
+        while len(row) < len(query) + 12:
+            row.append(double(row, generate(writer, latents, [row], 1)[0][0]))
+        expected.append(row[len(query):])
+    assert generate(writer, latents, queries, 12, overrule=double) == expected
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, tuple,
+                                  lambda ids: list(torch.tensor(ids))])
+def test_ids_of_other_libraries_are_ids(writer, kind):
+    """A tensor of 3 is not in {3}: no latent was ever inserted, and nothing said so."""
+    own = some_latents(writer, "Comma_1+Equals_2", {"Comma": [COMMA], "Equals": [EQUALS]})
+    theirs = some_latents(writer, "Comma_1+Equals_2", {"Comma": kind([COMMA]),
+                                                       "Equals": kind([EQUALS])})
+    queries, responses = [encode("1,2"), encode("3=")], [encode(",4"), encode("5=,")]
+    one = make_batch(own.placement, queries, responses)
+    two = make_batch(theirs.placement, list(map(kind, queries)), list(map(kind, responses)))
+    assert one.sources.tolist() == two.sources.tolist()
+    assert torch.equal(one.targets, two.targets)
+    assert own.placement == theirs.placement
+    assert generate(writer, own, queries, 9) == generate(writer, theirs, map(kind, queries), 9)
+
+
+@pytest.mark.parametrize("no_id", [1.0, "1", None, torch.tensor(1.5), torch.tensor([1, 2])])
+def test_what_is_no_id_is_refused(writer, no_id):
+    latents = some_latents(writer, "Comma_1")
+    for work in (lambda: Placement.parse("Comma_1", {"Comma": [no_id]}),
+                 lambda: make_batch(latents.placement, [[1, no_id]], [[2]]),
+                 lambda: generate(writer, latents, [[1]], 2, stop_id=[no_id])):
+        with pytest.raises(TypeError):
+            work()
+
+
+class Virtual:
+    """A model that adds three tokens of its own, as PEFT's prompt tuning does."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, embeddings, *rest):
+        return torch.nn.functional.pad(self.model(embeddings, *rest), (0, 0, 3, 0))
+
+
+def test_logits_of_other_slots_are_refused(model):
+    """They gave a loss on shifted slots, without a word."""
+    latents, virtual = some_latents(model, "Start_1"), Virtual(model)
+    for work in (lambda: generate(virtual, latents, [[1, 2]], 3), lambda: response_loss(
+            virtual, latents, make_batch(latents.placement, [[1, 2]], [[3]]))):
+        with pytest.raises(ValueError, match="logits for [67] slots, and was given [34]"):
+            work()
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_latents_that_are_not_finite_write_nothing(model, number):
+    """They decoded ; for ever."""
+    latents = some_latents(model, "Comma_2")
+    latents.vectors.data[1, 3] = number
+    with pytest.raises(UserError, match="not finite"):
+        generate(model, latents, [[1]], 3)
+
+
+def test_which_copies_are_hidden_by_hand():
+    batch = make_batch(Placement.parse("Comma_1-latest"), [encode(",1")], [encode(",2")])
+    assert batch.sources.tolist() == [[0, 1, 2, 0, 3, 4]]  # <C> , 1 <C> , 2
+    assert batch.attention_mask.int().tolist() == [[[1, 0, 0, 0, 0, 0],
+                                                    [1, 1, 0, 0, 0, 0],
+                                                    [1, 1, 1, 0, 0, 0],
+                                                    [0, 1, 1, 1, 0, 0],  # the second <C>
+                                                    [0, 1, 1, 1, 1, 0],
+                                                    [0, 1, 1, 1, 1, 1]]]
+
+
+def test_the_cache_of_latest_has_room_for_one_group(writer):
+    latents, queries = some_latents(writer, "Start_1+Comma_3-latest"), [encode("1,2,3"), [5]]
+    caches = []
+    writer.make_cache = lambda batch_size: caches.append(GPT.make_cache(writer, batch_size)) or \
+        caches[-1]
+    written = generate(writer, latents, queries, 30)
+    assert decode(written[0]).count(",") > 3
+    assert caches[0].is_seen.shape[1] == 1 + 4 + 5 + 29  # of the last token nobody asks any more
 
 
 def test_no_rows_or_empty_ones_are_refused(model):
@@ -187,12 +278,13 @@ def test_no_rows_or_empty_ones_are_refused(model):
 def test_decoding_embeds_and_feeds_no_verbal_token_twice():
     row = AugmentedRow(Placement.parse("Start_1+Comma_1"), encode("1,2"))
     S, C, new = 0, 1, 2  # ``new`` is the first verbal token of a call
-    assert row.take_new_slots() == ([S, new, C, new + 1, new + 2], [0, 0, 1, 1, 2])
-    assert row.take_new_slots() == ([], [])
+    assert row.take_new_slots() == ([S, new, C, new + 1, new + 2], [0, 0, 1, 1, 2],
+                                    [1, 2, 3, 4, 5])
+    assert row.take_new_slots() == ([], [], [])
     row.append(TOKEN_ID["3"])
-    assert row.take_new_slots() == ([new], [3])
+    assert row.take_new_slots() == ([new], [3], [6])
     row.append(TOKEN_ID[","])
-    assert row.take_new_slots() == ([C, new], [4, 4])
+    assert row.take_new_slots() == ([C, new], [4, 4], [7, 8])
 
 
 class Bare:
@@ -202,8 +294,8 @@ class Bare:
         self.device, self.embed, self.embed_last = model.device, model.embed, model.embed_last
         self.make_cache, self.forward = model.make_cache, model.forward
 
-    def __call__(self, embeddings, position_ids, attention_mask=None, cache=None):
-        return self.forward(embeddings, position_ids, attention_mask, cache)
+    def __call__(self, embeddings, position_ids, attention_mask=None, cache=None, places=None):
+        return self.forward(embeddings, position_ids, attention_mask, cache, places)
 
 
 def test_a_model_needs_no_more_than_its_protocol(writer):
@@ -244,7 +336,8 @@ def test_every_latent_trains_and_no_weight_of_the_base(model):
 
 @pytest.mark.parametrize("notation", ["Comma_0", "comma_2", "Start", "Start_-1", "0_2", "8_0", "",
                                       "Start_1+", "Middle_2", "Comma_1.5", "Comma_2 ", "-own",
-                                      "k_2", "1٣_1"])
+                                      "k_2", "1٣_1", "Comma_1-own-own", "Comma_1-latest-own",
+                                      "-latest"])
 def test_unknown_placements_are_refused(notation):
     with pytest.raises(UserError, match="unknown placement .*Start_m, End_m, Comma_m"):
         Placement.parse(notation)
@@ -253,6 +346,8 @@ def test_unknown_placements_are_refused(notation):
 def test_a_sum_has_one_order_and_names_a_place_once():
     assert Placement.parse("4_1+3_2") == Placement.parse("3_2+4_1")
     assert str(Placement.parse("Comma_1+10_2+8_2+Start_2-own")) == "Start_2+10_2+8_2+Comma_1-own"
+    for notation in ("Comma_1-own-latest", "Comma_1-latest"):
+        assert str(Placement.parse(notation)) == notation
     for notation in ("Comma,End_1+2_1", "2_1+End,Comma_1"):
         assert str(Placement.parse(notation)) == "End,Comma_1+2_1"
     with pytest.raises(UserError, match="twice"):
@@ -269,9 +364,10 @@ def test_latents_start_near_the_mean_and_apart(model):
 
 
 @pytest.mark.parametrize("notation, sources", [("Comma_2-own", [2, 0, 1, 3, 4, 0, 1, 5]),
-                                               ("Start,Equals_1", [0, 1, 2, 0, 3, 4])])
+                                               ("Start,Equals_1", [0, 1, 2, 0, 3, 4]),
+                                               ("Comma_1-latest", [1, 0, 2, 3, 0, 4])])
 def test_a_file_keeps_vectors_placement_and_separators(tmp_path, notation, sources):
-    separators = {"Comma": {44, 273}, "Equals": [TOKEN_ID[","]]}  # ours is no comma here
+    separators = {"Comma": np.flatnonzero(np.isin(range(300), [44, 273])), "Equals": [COMMA]}
     latents = LatentTokens(Placement.parse(notation, separators), 16)
     torch.nn.init.normal_(latents.vectors)
     latents.save(tmp_path / "latents.pt")

@@ -12,68 +12,82 @@ def some_input(batch_size=3, slots=12):
     return token_ids, torch.arange(slots).expand(batch_size, -1)
 
 
-@pytest.mark.parametrize("padding", [False, True])
-def test_fast_attention_equals_the_explicit_one(padding, model, monkeypatch):
+def some_mask():
+    """Each of 12 slots sees itself and some of those before it."""
+    torch.manual_seed(2)
+    return (torch.rand(3, 12, 12) > 0.4).tril() | torch.eye(12, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("mask", [None, some_mask()])
+def test_fast_attention_equals_the_explicit_one(mask, model, monkeypatch):
     def explicit(q, k, v, attn_mask, is_causal):
         visible = torch.ones(12, 12).tril() > 0 if is_causal else attn_mask
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
 
     token_ids, position_ids = some_input()
-    attention_mask = torch.rand(token_ids.shape) > 0.3 if padding else None
-    fast = model(model.embed(token_ids), position_ids, attention_mask)
+    fast = model(model.embed(token_ids), position_ids, mask)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", explicit)
-    torch.testing.assert_close(model(model.embed(token_ids), position_ids, attention_mask), fast,
+    torch.testing.assert_close(model(model.embed(token_ids), position_ids, mask), fast,
                                rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("attention_mask", [None, torch.ones(3, 12, dtype=torch.bool)])
-def test_nothing_leaks_from_later_slots(model, attention_mask):
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 12, 12, dtype=torch.bool).tril()])
+def test_nothing_leaks_from_later_slots(model, mask):
     token_ids, _ = some_input()
     position_ids = torch.randint(0, 12, token_ids.shape)  # ids neither rise nor differ
-    before = model(model.embed(token_ids), position_ids, attention_mask)
+    before = model(model.embed(token_ids), position_ids, mask)
     for slot in range(1, token_ids.shape[1]):
         changed = token_ids.clone()
         changed[:, slot:] = (changed[:, slot:] + 1) % 40
-        after = model(model.embed(changed), position_ids, attention_mask)
+        after = model(model.embed(changed), position_ids, mask)
         torch.testing.assert_close(after[:, :slot], before[:, :slot], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(after[:, slot], before[:, slot])
 
 
-def test_padding_changes_nothing(model):
+def test_a_slot_that_nobody_sees_changes_nothing(model):
     token_ids, position_ids = some_input(batch_size=1, slots=6)
     alone = model(model.embed(token_ids), position_ids)
     real = torch.tensor([2, 3, 5, 6, 7, 9])  # where the six slots go among twelve
     padded, positions = torch.randn(1, 12, model.config.n_embd), torch.full((1, 12), 3)
-    attention_mask = torch.zeros((1, 12), dtype=torch.bool)
     padded[:, real], positions[:, real] = model.embed(token_ids), position_ids
-    attention_mask[:, real] = True
-    torch.testing.assert_close(model(padded, positions, attention_mask)[:, real], alone,
+    mask = torch.eye(12, dtype=torch.bool)
+    mask[:, real] |= torch.ones(12, 12, dtype=torch.bool).tril()[:, real]
+    torch.testing.assert_close(model(padded, positions, mask[None])[:, real], alone,
                                rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4),
                                               (torch.bfloat16, 0.5), (torch.float16, 0.05)])
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 4, 2]])
-@pytest.mark.parametrize("capacity", [12, 50])
-def test_cached_equals_uncached(model, dtype, tolerance, pieces, capacity):
+def test_cached_equals_uncached(model, dtype, tolerance, pieces):
+    """In any places; slots at place 0, such as padding, are seen in their own call alone."""
     token_ids, position_ids = some_input()
     model.to(dtype)
-    inputs = model.embed(token_ids), position_ids, torch.rand(token_ids.shape) > 0.3
-    cache = model.make_cache(3, capacity)
-    parts = [model(*part, cache=cache)
-             for part in zip(*(tensor.split(pieces, dim=1) for tensor in inputs))]
+    places = torch.stack([torch.randperm(50)[:12] + 1 for _ in range(3)])
+    places[torch.rand(places.shape) > 0.7] = 0
+    call = torch.arange(len(pieces)).repeat_interleave(torch.tensor(pieces))  # of each slot
+    seen = (places[:, None] > 0) | (call == call[:, None]) & (call == 0) | torch.eye(12).bool()
+    inputs, cache = (model.embed(token_ids), position_ids), model.make_cache(3)
+    parts = [model(*part[:2], cache=cache, places=part[2])
+             for part in zip(*(tensor.split(pieces, dim=1) for tensor in (*inputs, places)))]
     assert cache.keys.dtype == cache.values.dtype == dtype
-    torch.testing.assert_close(torch.cat(parts, dim=1), model(*inputs), rtol=0, atol=tolerance)
+    expected, stored = model(*inputs, seen.tril()), places > 0  # nobody reads what padding computes
+    stored[:, :pieces[0]] = True
+    torch.testing.assert_close(torch.cat(parts, dim=1)[stored], expected[stored], rtol=0,
+                               atol=tolerance)
 
 
-@pytest.mark.parametrize("more", [1, 3])
-def test_a_full_cache_takes_no_more(model, more):
-    token_ids, position_ids = some_input()
-    cache = model.make_cache(3, capacity=12)
-    model(model.embed(token_ids), position_ids, cache=cache)
-    with pytest.raises(ValueError, match=f"room for 12 slots, not {12 + more}"):
-        model(model.embed(token_ids[:, :more]), position_ids[:, :more], cache=cache)
+def test_what_is_overwritten_is_seen_no_more(model):
+    """Slots 3, 4 of the first row take the places of 1, 2; those of the second are new ones."""
+    token_ids, position_ids = some_input(batch_size=2, slots=6)
+    places = torch.tensor([[1, 2, 3, 2, 3, 4], [1, 2, 3, 4, 5, 6]])
+    seen = torch.ones(2, 6, 6, dtype=torch.bool).tril()
+    seen[0, 3:, 1:3] = False
+    inputs, cache = (model.embed(token_ids), position_ids), model.make_cache(2)
+    parts = [model(*part[:2], cache=cache, places=part[2])
+             for part in zip(*(tensor.split(3, dim=1) for tensor in (*inputs, places)))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(*inputs, seen), rtol=1e-4, atol=1e-4)
 
 
 def test_neighbouring_positions_differ_whatever_the_default_type():
@@ -120,13 +134,20 @@ def test_wrong_shapes_are_named(model):
     with pytest.raises(ValueError, match="position_ids has shape"):
         model(embeddings, position_ids[:, :-1])
     with pytest.raises(ValueError, match="attention_mask has shape"):
-        model(embeddings, position_ids, torch.ones(1, 12, dtype=torch.bool))
+        model(embeddings, position_ids, torch.ones(1, 12, 12, dtype=torch.bool))
+    cache = model.make_cache(3)
+    model(embeddings, position_ids, cache=cache, places=position_ids + 1)
+    with pytest.raises(ValueError, match="places has shape"):
+        model(embeddings, position_ids, cache=cache, places=position_ids[:1] + 13)
+    with pytest.raises(ValueError, match="for the first call"):
+        model(embeddings, position_ids, some_mask(), cache, position_ids + 13)
     with pytest.raises(ValueError, match="multiple of 2"):
         GPTConfig(vocab_size=10, n_head=3, n_embd=32)  # odd heads have no pairs of channels
 
 
 def test_a_base_comes_back_frozen_or_not_at_all(model, tmp_path):
-    model.save(tmp_path / "base.pt", {"steps": 2})
+    model.notes = {"steps": 2}
+    model.save(tmp_path / "base.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["base.pt"]
     base = GPT.load(tmp_path / "base.pt")
     assert base.config == model.config and base.notes == {"steps": 2} and not base.training

@@ -18,13 +18,14 @@ NEW_TOKENS = 12
 
 
 def random_notation(rng: random.Random, always=()) -> str:
-    """One to four groups, in any order, with shared positions or positions of their own."""
+    """One to four groups, in any order, with shared positions or positions of their own; all
+    copies of them are seen, or the newest alone."""
     others = ["Start", "End", "Comma", "Equals", *rng.sample(["1", "2", "3", "5", "10"], 2)]
     rng.shuffle(others)
     wheres = [*always, *(where for where in others if where not in always)][:rng.randint(1, 4)]
     rng.shuffle(wheres)
     groups = "+".join(f"{where}_{rng.randint(1, 3)}" for where in wheres)
-    return groups + rng.choice(["", "-own"])
+    return groups + rng.choice(["", "-own"]) + rng.choice(["", "-latest"])
 
 
 def random_tokens(rng: random.Random, least: int, most: int) -> list[int]:
