@@ -30,7 +30,7 @@ ID = {token: index for index, token in enumerate(VOCABULARY)}
 PAD, BOS, EOS, COMMA = range(4)
 SEPARATORS = {"Comma": (COMMA,)}
 PLACEMENTS = ["Comma_2", "Start_1+Comma_1", "Comma_2+2_1+End_1+Start_3", "End_2",
-              "Start_1+Comma_1-own"]
+              "Start_1+Comma_1-own", "Comma_2-latest", "Start_1+Comma_1-own-latest"]
 QUERIES = [[BOS, ID["7"], COMMA], [BOS, ID["2"]], [BOS, ID["3"], COMMA, ID["4"], COMMA]]
 RESPONSES = [[ID["6"], COMMA, ID["5"], EOS], [COMMA, COMMA], [ID["8"]]]
 
@@ -124,10 +124,12 @@ def plain_logits(base, latents, notation: str, query, response) -> torch.Tensor:
     """(T, V): one row, no cache, insertion by tests/reference.py, the causal mask spelled out."""
     slots = reference.row_slots(notation, query, response, SEPARATORS)
     table = torch.cat([latents.vectors, base.embed(torch.tensor([*query, *response]))])
-    causal = torch.ones(len(slots), len(slots), dtype=torch.bool).tril()
+    seen = torch.zeros(len(slots), len(slots), dtype=torch.bool)
+    for i, earlier in enumerate(reference.seen_slots(notation, query, response, SEPARATORS)):
+        seen[i, earlier] = True
     return base.model(inputs_embeds=table[reference.sources(notation, slots)][None],
                       position_ids=torch.tensor([reference.position_ids(notation, slots)]),
-                      attention_mask=causal[None, None], use_cache=False).logits[0]  # 4D: as it is
+                      attention_mask=seen[None, None], use_cache=False).logits[0]  # 4D: as it is
 
 
 @torch.no_grad()
