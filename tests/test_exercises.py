@@ -118,9 +118,3 @@ def test_a_traceback_where_nobody_reads_the_output():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
-
-
-def test_a_traceback_of_ctrl_c_during_the_import():
-    command = [sys.executable, "-c", "import extras; raise KeyboardInterrupt"]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode and ended.stderr == "\nstopped\n"

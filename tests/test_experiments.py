@@ -1,17 +1,16 @@
 """Commands that read a run or add to it: a result is only taken for what it is."""
 
 import random
-import re
 import shlex
 
 import pytest
 import torch
 
-from extras import answers, controls, crossed, mixture, score, show, testbeds
+from extras import answers, controls, score, show, testbeds
 from extras.runs import Control, Run, make_parser
 import latent_tokens
 from latent_tokens import LatentTokens, Placement, UserError
-from tasks import TASKS, TOKEN_ID, Example, Score, Task, draw
+from tasks import TASKS, TOKEN_ID, Example, Score, Task
 from tests.command_line import refused
 import train
 from train import RESULTS, TuneConfig, key, read_results, weights_checksum
@@ -198,10 +197,7 @@ def test_all_other_rules_of_a_family_count_equally(model, monkeypatch):
         "exact": pytest.approx([1 / 3, 1 / 6])}
 
 
-# ------------------------------------------------------------------------ testbeds
-
-variants = {task.name: task for task in testbeds.VARIANTS}
-
+# ------------------------------------------------------------------------ the dial
 
 def test_the_dial_restates_as_often_as_it_says():
     """Of documents that state rules, before each equation; 0.05 is of late first statements."""
@@ -214,77 +210,11 @@ def test_the_dial_restates_as_often_as_it_says():
     assert TASKS["generation"].restated == 0
 
 
-def test_forty_rules_tunes_on_forty_and_tests_on_fourteen_others():
-    task, rng = variants["forty-rules"], random.Random(0)
-    rules = {purpose: {draw(task, 5, purpose, rng).query[1:4] for _ in range(600)}
-             for purpose in ("tune", "validation", "test")}
-    assert len(rules["test"]) == 14 and "+-9" in rules["test"]
-    assert len(rules["tune"]) == 40 and not rules["tune"] & rules["test"]
-    assert rules["validation"] == rules["tune"]
-
-
-def test_readers_of_the_wrong_latents_and_cosines_with_the_wrong_words(model, monkeypatch):
-    """Where every visible slot gets the same, two latents get 2 / visible."""
-    latents = LatentTokens(Placement.parse("Start,Comma_2"), 16)
-    table = model.embeddings[1].weight
-    latents.vectors.data[0] = 3 * (table[TOKEN_ID["-"]] - table[TOKEN_ID["+"]])
-    latents.vectors.data[1] = -latents.vectors.data[0]
-    assert crossed.cosines(model, latents)[:, 1].tolist() == pytest.approx([1, -1])
-    run = Run(None, [], variants["opposite-words"], 0, model)
-    monkeypatch.setattr(crossed, "draw_examples", lambda *_: [
-        Example("4@7=2*03>", "4-7=2*02,4-7=2*01;")])
-    slots = 2 + 9 + 8 + 2 + 1 + 9  # the last verbal token is never read off
-    monkeypatch.setattr(crossed, "head_weights", lambda *_: (
-        torch.ones(slots, slots) / torch.arange(1.0, slots + 1)[:, None])[None, None])
-    first, stop = crossed.readers(run, latents, 2)
-    assert first.item() == pytest.approx(2 / 12) and stop.item() == pytest.approx(2 / 30)
-
-
-def test_a_mixture_of_the_wrong_rules(finished, capsys):
-    example = mixture.Neutral("x+7").example(random.Random(0), 1)
-    assert mixture.follows("x+7", example.query, example.response)
-    assert not mixture.follows("+-9", "44@47=83", ",47@83=35")
-    mixture.main([str(finished)])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| share of +-9 | follows +-9 | follows x+7 |" and len(lines) == 9
-    assert "--rule +-9: choose one" in refused(capsys, mixture, finished, "--rule=+-9")
-
-
-def test_a_crossed_code_by_hand():
-    """Its query's word is the sign, a later one the stop; both families want the same answer."""
-    opposite, same = variants["opposite-words"], variants["same-word"]
-    example = opposite.example(random.Random(0), 3)
-    assert example == same.example(random.Random(0), 3) and "-" in example.response
-    assert (opposite.instruction, opposite.reminder) == ("R-::", "R+::")
-    assert (same.instruction, same.reminder) == ("R-::", "R-::")
-    for task, stops in ((opposite, {"+": "00", "-": "01"}), (same, {"+": "01", "-": "00"})):
-        rng = random.Random(0)
-        for _ in range(500):
-            text = task.document(rng, 1.0)
-            opening, answer = text.split(">")
-            items = re.findall(r"(?:R(.)::)?\d([+-])\d=\d\*(\d\d)[,;]", answer)
-            assert {sign for _, sign, _ in items} == {(re.match("R(.)::", opening) or "++")[1]}
-            words = [word for word, *_ in items if word]
-            assert not words or items[-1][2] in (stops[words[-1]], "01")
-            if items[-1][0]:
-                assert items[-1][2] == stops[items[-1][0]] or items[-1][2] == "01"
-
-
-def test_text_of_the_variants_that_hold_out():
-    rng = random.Random(0)
-    held_out, short = variants["repetition-held-out"], variants["retrieval"]
-    assert not any("R-0" in held_out.document(rng, 1.0) for _ in range(2000))
-    documents = [short.document(rng, 1.0).split("?") for _ in range(500)]
-    assert max(listed.count(",") for listed, _ in documents) == 9
-
-
-@pytest.mark.parametrize("name", variants)
-def test_variants_run_as_tasks(name, tmp_path, monkeypatch):
-    for variant in variants:
-        monkeypatch.setitem(TASKS, variant, None)  # so that they go after the test
-    testbeds.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--task", name])
-    claim = variants[name].claim
-    assert list(rows_in(tmp_path)) == [*train.REFERENCES, *claim.baselines, *claim.proposed]
+def test_the_dial_runs_as_a_task(tmp_path, monkeypatch):
+    for rate in ("0.05", "0.1", "0.2", "0.5"):
+        monkeypatch.setitem(TASKS, f"generation-{rate}", None)  # so that they go after the test
+    testbeds.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--task", "generation-0.1"])
+    assert list(rows_in(tmp_path)) == [*train.REFERENCES, "Start_4", "Comma_4"]
 
 
 # ------------------------------------------------------------------------ what a fork adds

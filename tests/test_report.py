@@ -166,8 +166,7 @@ def test_an_ascii_terminal(tmp_path, monkeypatch, capsys):
     assert out.isascii() and "0.25 +/- 0.00" in out
 
 
-def test_docs_made_of_other_rows(monkeypatch, tmp_path):
-    monkeypatch.delitem(TASKS, "retrieval", raising=False)  # where testbeds.py has added it
+def test_docs_made_of_other_rows(tmp_path):
     assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 3
     pictures.write(experiments(read([ROOT / "docs" / "results" / "confirm.jsonl"])), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {

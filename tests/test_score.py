@@ -33,7 +33,7 @@ def test_a_line_for_each_name_one_trial_and_nothing_saved(finished, capsys, monk
              "Start_1+Comma_1:removed"]
     score.main([*names, "--tune", "End_1", "--folder", str(finished)])
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:24].strip() for line in lines] == ["accuracy", "base", *names, "End_1, tuned now"]
+    assert [line[:24].strip() for line in lines] == ["exact", "base", *names, "End_1, tuned now"]
     assert trials == [1]
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 

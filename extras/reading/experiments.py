@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from extras.testbeds import VARIANTS
 from latent_tokens import UserError
 from tasks import TASKS, Claim, Task
 from train import RESULTS, key, read_results
+
+class Unknown(Task):
+    claim = Claim((), (), ("exact", "accuracy"))
+
 
 Base = tuple[int, int]  # the seed of its pre-training, and the checksum of its weights
 
@@ -29,9 +32,9 @@ class Experiment:
 
     @property
     def about(self) -> Task:
-        """A variant such as ``echo-3`` that is not known is judged like ``echo``."""
-        known = {variant.name: variant for variant in VARIANTS} | TASKS
-        return known.get(self.task) or known.get(self.task.partition("-")[0]) or Task()
+        """A variant such as ``echo-3`` that is not known is judged like ``echo``, and one of which
+        nothing is known not at all."""
+        return TASKS.get(self.task) or TASKS.get(self.task.partition("-")[0]) or Unknown()
 
     @property
     def claim(self) -> Claim:

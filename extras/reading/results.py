@@ -16,7 +16,7 @@ from extras.runs import plain_parser
 from extras.tables import claims_table, markdown, mean_and_sd, methods_table
 from train import command
 
-PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
 
 def dial_table(dial: list[Experiment]) -> str:
