@@ -3,6 +3,7 @@
     python -m docs.one_page runs/default/generation-base0.pt
 """
 
+from pathlib import Path
 import random, sys
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,8 @@ def answer(base: GPT, latents: torch.Tensor, query: str, length: int) -> str:
 
 
 def main(path: str, steps: int = 200) -> None:
+    if not Path(path).exists():
+        sys.exit(f"there is no {path}: make it with python train.py")
     torch.manual_seed(0)
     base, task, rng = GPT.load(path), TASKS["generation"], random.Random(0)
     latents = base.token_embedding.mean(dim=0) + 0.1 * torch.randn(4, base.config.n_embd)

@@ -60,3 +60,8 @@ def test_the_same_answers(model, latents):
 def test_its_main_prints_ten_answers(finished, monkeypatch, capsys):
     one_page.main(str(finished / "generation-base0.pt"), steps=1)
     assert capsys.readouterr().out.count(" right\n") == 10
+
+
+def test_a_traceback_where_there_is_no_base(tmp_path):
+    with pytest.raises(SystemExit, match="no .*base0.pt: make it with python train.py$"):
+        one_page.main(str(tmp_path / "base0.pt"))

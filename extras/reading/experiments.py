@@ -1,13 +1,14 @@
 """The rows of files of results, and which of them may be averaged.
 
 A row is a line of ``results.jsonl`` (train.py). An edit may change a task, its settings or a base
-and leave the name. So rows are averaged only where checksum of the task and settings agree, and a
-base is known by the checksum of its weights, too.
+and leave the name. So rows are averaged only where the checksum of the task and the settings of
+tuning and pre-training agree, and a base is known by the checksum of its weights, too.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -15,11 +16,12 @@ from latent_tokens import UserError
 from tasks import TASKS, Claim, Task
 from train import RESULTS, key, read_results
 
+Base = tuple[int, int]  # the seed of its pre-training, and the checksum of its weights
+
+
 class Unknown(Task):
     claim = Claim((), (), ("exact", "accuracy"))
-
-
-Base = tuple[int, int]  # the seed of its pre-training, and the checksum of its weights
+    test_lengths = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +66,28 @@ class Experiment:
         for row in self.rows:
             scores = zip(row["lengths"], row[metric], strict=True)
             tested = [score for length, score in scores if length in lengths]
-            if row["method"] == method and tested:
+            if row["method"] == method and tested and isfinite(fmean(tested)):
                 seeds[row["base"], row["base_checksum"]].append(fmean(tested))
         return {base: fmean(values) for base, values in seeds.items()}
 
+    def still_right(self, method: str, lengths: Sequence[int]) -> dict[Base, float]:
+        """Of the answers that are right up to length k - 1, the share that is right at k, too: for
+        k in these lengths, all rows of a base together."""
+        before, after = defaultdict(float), defaultdict(float)
+        for row in self.rows:
+            exact = {0: 1.0} | dict(zip(row["lengths"], row["exact"]))
+            for k in {*lengths} & exact.keys() if row["method"] == method else ():
+                before[row["base"], row["base_checksum"]] += exact.get(k - 1, 0.0)
+                after[row["base"], row["base_checksum"]] += exact[k] if k - 1 in exact else 0.0
+        return {base: after[base] / before[base] for base in before if before[base]}
+
 
 def settings(row: dict) -> dict:
-    """What must agree in rows that are averaged."""
-    return {"task": row["task"], "task_checksum": row["task_checksum"], **row["tuning"]}
+    """What must agree in rows that are averaged, by name."""
+    base = dict(row.get("pretraining", {}))
+    model = base.pop("model", {})
+    return {"task": row["task"], "task_checksum": row["task_checksum"], **row["tuning"],
+            **{f"pre-training {name}": value for name, value in base.items()}, **model}
 
 
 def experiments(rows: list[dict]) -> list[Experiment]:

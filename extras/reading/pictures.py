@@ -1,7 +1,8 @@
 """The pictures that ``extras.report --svg`` writes, without a plotting library.
 
-    {task}.svg       the claim's first metric against length, a line for each method
+    {task}.svg       the claim's first metric at each length, a line for each method
     differences.svg  each base as a dot, for both differences of a claim (claims.py)
+    losses.svg       the losses of each pre-training and each tuning
 
 An SVG is text: ``<polyline points="40,20 60,80"/>`` is a line, and y grows downwards. So a picture
 is a list of strings, and a scale from data to pixels is all the geometry there is. The white ground
@@ -9,9 +10,10 @@ keeps it readable on a dark page; widths and dashes tell the lines apart in grey
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from html import escape
 from itertools import cycle, pairwise
-from math import floor
+from math import floor, log10
 from pathlib import Path
 from statistics import fmean
 
@@ -19,6 +21,7 @@ from extras.claims import Difference, differences, inner_range, verdicts
 from extras.experiments import Experiment
 from extras.tables import claim_name, span
 from latent_tokens import UserError
+from model import GPT
 
 LEFT, TOP, WIDTH, HEIGHT = 52, 64, 480, 280  # the plot area, in pixels
 GAP = 17  # from one label to the next
@@ -96,11 +99,11 @@ def frame(each: Experiment, x: Scale, y: Scale) -> list[str]:
                   text(LEFT - 8, height + 4, f"{fifth / 5:.1f}", text_anchor="end")]
     first, last = each.lengths[0], each.lengths[-1]
     step = next(step for step in (1, 2, 5, 10, 50, last) if (last - first) / step <= 12)
-    for length in range(first, last + 1):
+    for length in each.lengths:
         if length % step == 0:
             parts += [segment(x(length), bottom, x(length), bottom + 5, "#222222"),
                       text(x(length), bottom + 19, str(length), text_anchor="middle")]
-    name = "length (line: mean over bases; band: lowest to highest)"
+    name = each.about.length_name.format("").strip(" =").removesuffix("s")  # equation
     return [*parts, text(LEFT + WIDTH / 2, bottom + 39, name, text_anchor="middle")]
 
 
@@ -116,33 +119,26 @@ def spread(wanted: list[float], bottom: float) -> list[float]:
 
 
 def curves(each: Experiment) -> str:
-    """The metric against length. A band goes from the lowest to the highest base."""
-    looks, margin = styles(each), LEFT + WIDTH + 24
+    """The metric at each length, as the mean over bases."""
+    looks, margin, metric = styles(each), LEFT + WIDTH + 24, each.claim.metrics[0]
     height = max(HEIGHT, GAP * len(looks))
     x = scale(each.lengths[0] - 0.5, each.lengths[-1] + 0.5, LEFT, LEFT + WIDTH)
     y = scale(0, 1, TOP + height, TOP)
-    metric = each.claim.metrics[0]
-    values = {method: {length: bases for length in each.lengths
-                       if (bases := each.by_base(method, metric, [length]).values())}
-              for method in looks}
-    means = {method: [(x(length), y(fmean(bases))) for length, bases in line.items()]
-             for method, line in values.items()}
+    means = {method: [(x(length), y(fmean(bases))) for length in each.lengths
+                      if (bases := each.by_base(method, metric, [length]).values())]
+             for method in looks}
     labels = spread([line[-1][1] for line in means.values()], y(0))
-    bands, lines = [], []
+    parts = frame(each, x, y)
     for (method, (colour, width, dashes)), label in zip(looks.items(), labels):
-        edge = [(x(length), y(max(bases))) for length, bases in values[method].items()]
-        edge += [(x(length), y(min(bases))) for length, bases in reversed(values[method].items())]
-        bands.append(element("polygon", points=points(edge), fill=colour, opacity=0.12))
         end = means[method][-1]
-        lines += [element("polyline", points=points(means[method]), fill="none", stroke=colour,
+        parts += [element("polyline", points=points(means[method]), fill="none", stroke=colour,
                           stroke_width=width, stroke_dasharray=dashes),
                   element("circle", cx=end[0], cy=end[1], r=1.5 + width / 2, fill=colour),
                   segment(*end, margin - 4, label, colour, stroke_width=0.8),
                   text(margin, label + 4, method, fill=colour,
                        font_weight="bold" if method in each.claim.proposed else "normal")]
     return picture(margin + 16 + 9 * max(map(len, looks)), TOP + height + 52,
-                   f"{each.task}: {metric} at each length",
-                   frame(each, x, y) + bands + lines)
+                   f"{each.task}: {metric}, mean over bases", parts)
 
 
 def dot_row(x: Scale, y: float, values: list[float], colour: str) -> list[str]:
@@ -185,13 +181,46 @@ def dot_plot(compared: list[Difference]) -> str:
     return picture(left + WIDTH + 180, y + 34, "Ours minus baseline", parts)
 
 
-def write(found: list[Experiment], folder: Path) -> None:
+def loss_curves(runs: list[tuple[str, list[list[float]]]]) -> str:
+    """Small pictures, each with a name and its lines, on one logarithmic scale from 10 to 0.001."""
+    parts, width, height, gap = [], 240, 110, 50
+    for index, (name, lines) in enumerate(runs):
+        left, top = 56 + (width + gap) * (index % 3), 66 + (height + gap) * (index // 3)
+        steps = max(map(len, lines))
+        x, y = scale(0, steps, left, left + width), scale(1, -3, top, top + height)
+        parts.append(text(left - 40, top - 8, f"{name}: {10 * steps} steps", font_size=10))
+        for power in (1, 0, -1, -2, -3):
+            parts += [segment(left, y(power), left + width, y(power), "#dddddd"),
+                      text(left - 6, y(power) + 4, f"{10.0 ** power:g}", text_anchor="end",
+                           font_size=10)]
+        parts += [element("polyline", fill="none", stroke=colour, points=points(
+            (x(step), y(min(1, max(-3, log10(loss))))) for step, loss in enumerate(line) if loss))
+            for line, colour in zip(lines, cycle(("#0072b2", "#d55e00", "#8a6d00", "#777777")))]
+    rows = (len(runs) + 2) // 3
+    return picture(56 + 3 * (width + gap), 60 + rows * (height + gap),
+                   "Losses, at every tenth step", parts)
+
+
+def losses(folders: list[Path], rows: list[dict]) -> list[tuple[str, list[list[float]]]]:
+    """Name and lines of each base in these folders, and of each tuning, a line for each start."""
+    runs = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*-base*.pt"))):
+        with suppress(ValueError):  # a damaged base
+            runs.append((path.stem, [GPT.load(path).notes.get("losses", [])]))
+    runs += [("{task}-base{base}, {method}, {seed}".format(**row),
+              [start["losses"] for start in row.get("starts", [])]) for row in rows]
+    return [(name, lines) for name, lines in runs if any(lines)]
+
+
+def write(found: list[Experiment], folder: Path, paths: list[Path]) -> None:
     """All pictures for which there are rows. Raises UserError where two would have one name."""
     svgs = {each.task: curves(each) for each in found}
     if len(svgs) < len(found):
         raise UserError("one task with several settings: draw one experiment at a time")
     if compared := differences(found):
         svgs["differences"] = dot_plot(compared)
+    if runs := losses(paths, [row for each in found for row in each.rows]):
+        svgs["losses"] = loss_curves(runs)
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in svgs.items():
         (folder / f"{name}.svg").write_text(svg, encoding="utf-8")

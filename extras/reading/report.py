@@ -5,8 +5,8 @@
     python -m extras.report runs/default --svg docs          pictures in their place (pictures.py)
 
 A cell is the mean over the lengths of its split, then over the tuning seeds of a base, then over
-bases, with the sd between bases. ``extras/experiments.py``
-says which rows are averaged, ``extras/claims.py`` how differences are judged.
+bases, with the sd between bases. experiments.py says which rows are averaged, claims.py how
+differences are judged.
 """
 
 import argparse
@@ -15,21 +15,17 @@ from pathlib import Path
 from extras import pictures
 from extras.experiments import experiments, read
 from extras.runs import plain_parser
-from extras.tables import claims_table, encodes, methods_table
+from extras.tables import claims_table, encodes, sections
 from train import command
 
 
 def report(args: argparse.Namespace) -> None:
     found = experiments(read(args.results))
     if args.svg:
-        pictures.write(found, args.svg)
+        pictures.write(found, args.svg, args.results)
         return
-    parts = []
-    for each in found:
-        again = f"{each.task} again, with {each.note}:\n" if each.note else ""
-        parts += [again, methods_table(each)]
-    for part in filter(None, [*parts, claims_table(found)]):
-        print(part if encodes(part) else part.replace("±", "+/-"))
+    text = "\n".join(filter(None, [sections(found), claims_table(found)]))
+    print(text if encodes(text) else text.replace("±", "+/-"), end="")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,28 +13,22 @@ import re
 
 from extras.experiments import Experiment, experiments, read
 from extras.runs import plain_parser
-from extras.tables import claims_table, markdown, mean_and_sd, methods_table
+from extras.tables import claims_table, markdown, mean_and_sd, sections
 from train import command
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
 
 def dial_table(dial: list[Experiment]) -> str:
-    """Accuracy ID and far OOD against P of generation-P (Generation: 0)."""
+    """Exact answers, ID and far OOD, against P of generation-P (Generation: 0)."""
     by_rate = {float(each.task.partition("-")[2] or 0): each for each in dial}
     lines = []
     for method, split in product(("instruction", "reminders", "Start_4", "Comma_4"),
                                  ("ID", "far OOD")):
-        cells = [mean_and_sd(each.by_base(method, "accuracy", each.splits[split]).values())
+        cells = [mean_and_sd(each.by_base(method, "exact", each.splits[split]).values())
                  for each in by_rate.values()]
         lines.append([f"`{method}` {split}", *cells])
-    return markdown(["the dial, accuracy; P =", *(f"{rate:g}" for rate in by_rate)], lines)
-
-
-def tables(found: list[Experiment]) -> str:
-    """One for each experiment, under its name, and with how it differs from one of that name."""
-    names = (each.task.capitalize() + f", with {each.note}" * bool(each.note) for each in found)
-    return "\n".join(f"### {name}\n\n{methods_table(each)}" for name, each in zip(names, found))
+    return markdown(["the dial, exact; P =", *(f"{rate:g}" for rate in by_rate)], lines)
 
 
 def fill(page: str) -> str:
@@ -43,8 +37,8 @@ def fill(page: str) -> str:
     confirm, more = (experiments(read([raw / name])) for name in ("confirm.jsonl", "more.jsonl"))
     dial = [each for each in more if each.task.startswith("generation-")]
     generation, = (each for each in confirm if each.task == "generation")
-    made = {"claims": claims_table(confirm), "confirm": tables(confirm),
-            "more": tables([each for each in more if each not in dial])
+    made = {"claims": claims_table(confirm), "confirm": sections(confirm),
+            "more": sections([each for each in more if each not in dial])
             + f"\n### The dial\n\n{dial_table([generation, *dial])}"}
     return re.sub(r"<!--(claims|confirm|more)-->.*?<!--end-->",
                   lambda block: f"<!--{block[1]}-->\n\n{made[block[1]]}\n<!--end-->", page,

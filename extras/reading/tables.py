@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from statistics import fmean, stdev
 import sys
 
-from extras.claims import Difference, differences, inner_range, verdicts
+from extras.claims import DRAWS, EXACT, Difference, differences, inner_range, verdicts
 from extras.experiments import Experiment
 
 
@@ -41,6 +41,28 @@ def methods_table(each: Experiment) -> str:
                     lines)
 
 
+def fading_table(each: Experiment) -> str:
+    """Whether mistakes only add up; "" for a task of which an answer gives the score of one length,
+    not of all up to it."""
+    if len(each.about.test_lengths) != 1:
+        return ""
+    splits = {name: each.splits[name] for name in ("ID", "far OOD") if name in each.splits}
+    lines = [[f"`{method}`", *(mean_and_sd(each.still_right(method, lengths).values())
+                               for lengths in splits.values())] for method in each.methods]
+    return ("Mistakes add up in `exact`. Of the answers that are right up to k - 1, this share is "
+            "right at k, too;\nwhere it falls, the rule fades:\n\n"
+            + markdown([each.task, *(f"k = {span(lengths)}" for lengths in splits.values())], lines))
+
+
+def sections(found: list[Experiment]) -> str:
+    """The tables of each experiment, under its name and how it differs from one of that name."""
+    parts = []
+    for each in found:
+        parts.append(f"### {each.task.capitalize()}{f', with {each.note}' * bool(each.note)}\n")
+        parts += [methods_table(each), *filter(None, [fading_table(each)])]
+    return "\n".join(parts)
+
+
 def claim_name(one: Difference) -> str:
     """``Repetition, exact, n = 9-20 (tuned on 1-8)``"""
     each = one.experiment
@@ -61,8 +83,10 @@ def claims_table(found: list[Experiment]) -> str:
                       f"{one.above_zero}/{len(one.drops)}",
                       "" if p is None else f"{p:.3f}", verdict])
         before = claim_name(one)
+    drawn = any(len(one.drops) > EXACT for one in compared)
     head = ["claim", "ours: ID, OOD, far", "baseline: ID, OOD, far", "OOD difference",
-            "difference of drops", "bases above zero", "p", "verdict"]
+            "difference of drops", "bases above zero", f"p ({DRAWS:,} draws)" if drawn else "p",
+            "verdict"]
     return markdown(head, lines) if lines else ""
 
 
