@@ -228,16 +228,3 @@ def test_figures_of_the_readme_that_are_no_results():
                  if each.task == "generation")
     values = moved.by_base("Start_4:Comma_4", "accuracy", moved.splits["ID"]).values()
     assert f"({min(values):.2f}-{max(values):.2f} ID, {len(values)} bases)" in README
-
-
-def test_columns_of_the_page_with_the_values_of_others():
-    rows = [row("Comma_4", {5: 1.0, 6: 0.0, 16: exact}, base, task=task)
-            for task, base, exact in (
-                ("generation", 15, 0.75), ("generation-0.1", 150, 0.5),
-                ("generation-0.1", 151, 1.0), ("generation-0.05", 150, 0.25),
-                ("summation", 15, 0.1))]
-    generation, tenth, twentieth, _ = experiments(rows)
-    lines = results.dial_table([generation, twentieth, tenth]).splitlines()
-    assert lines[0] == "| the dial, exact; P = | 0 | 0.05 | 0.1 |"
-    assert lines[-2:] == ["| `Comma_4` ID | 1.00 | 1.00 | 1.00 ± 0.00 |",
-                          "| `Comma_4` far OOD | 0.75 | 0.25 | 0.75 ± 0.35 |"]

@@ -1,10 +1,11 @@
-"""Who attends to latents: shares of attention by layer, and a map of two items.
+"""Who attends to latents: shares of attention, by layer and by place in an item.
 
     python -m extras.attention runs/default --method Comma_4
 
 The examples are test queries of one length that the model answers without a mistake. Weights are
-means over heads. An item begins with its comma, or with the response. Latents that stand side by
-side are one group. A verbal token of the answer attends to four kinds of slots:
+means over heads (docs/explore.html shows each). An item begins with its comma, or with the
+response. Latents that stand side by side are one group. A verbal token of the answer attends to
+four kinds of slots:
 
     nearest group   the latents of the last group before it, whichever that is
     older groups    all other latents before it
@@ -12,13 +13,13 @@ side are one group. A verbal token of the answer attends to four kinds of slots:
     older items     all other verbal tokens before it
 
 "uniform" is what each kind would get if all visible slots got the same. The first table has all
-four kinds, the others the nearest group alone, by place in the item: in all items together, and in
-each. In Generation the first place is a comma, and with ``Comma_m`` its group stands before it.
+four kinds, the second the nearest group alone, by place in the item. In Generation the first place
+is a comma, and with ``Comma_m`` its group stands before it.
 """
 
 import argparse
 from dataclasses import dataclass
-from math import inf, nan
+from math import inf
 from unittest import mock
 
 import torch
@@ -26,22 +27,18 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from extras.runs import Run, make_parser
-from extras.tables import encodes
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import Example, draw_examples
 from train import answers, command, number, to_batch
 
 KINDS = ("nearest group", "older groups", "own item", "older items")
-SHADES, ASCII_SHADES = " ░▒▓█", " .:*#"
-STEPS = (0.02, 0.05, 0.1, 0.2)  # a shade from each step on
 
 
 @dataclass(frozen=True)
 class Layout:
     """What stands in each of the T slots of a query with its response."""
 
-    marks: str  # the character of a verbal token, the last digit of a latent's number
     groups: Tensor  # (T,): how many groups have begun up to this slot
     items: Tensor  # (T,): the item of a verbal token
     places: Tensor  # (T,): its place there, from 1
@@ -50,31 +47,18 @@ class Layout:
 
     @classmethod
     def of(cls, placement: Placement, example: Example) -> "Layout":
-        text, query_length = example.query + example.response, len(example.query)
         sources, M = to_batch(placement, [example]).sources[0], placement.total
-        marks = [*(str(j % 10) for j in range(M)), *text]  # of each source
         is_latent, t = sources < M, (sources - M).clamp(min=0)  # verbal token t
         begins = is_latent & ~F.pad(is_latent, (1, 0))[:-1]
-        items, places = map(torch.tensor, split(text, query_length))
-        return cls("".join(marks[j] for j in sources), begins.cumsum(0), items[t], places[t],
-                   is_latent, t >= query_length)
+        query_length = len(example.query)
+        items, places = map(torch.tensor, split(example.query + example.response, query_length))
+        return cls(begins.cumsum(0), items[t], places[t], is_latent, t >= query_length)
 
     def kinds(self) -> Tensor:
         """(T, T): the index in KINDS of each slot, the column, seen from each verbal one."""
         older_group = self.groups < self.groups[:, None]
         older_item = self.items < self.items[:, None]
         return torch.where(self.is_latent, older_group.long(), 2 + older_item.long())
-
-    def window(self) -> tuple[list[int], list[int]]:
-        """Slots to draw: the verbal ones of two items in the middle of the response, as rows, and
-        all from the group before the item before these on, as columns."""
-        first, last = int(self.items[self.in_response][0]), int(self.items[-1])
-        item = max(0, min((first + last) // 2, last - 1))
-        rows, before = ([slot for slot in range(len(self.marks))
-                         if not self.is_latent[slot] and self.items[slot] in items]
-                        for items in ((item, item + 1), (max(0, item - 1),)))
-        group = self.groups == self.groups[before[0]]
-        return rows, list(range(int(group.nonzero()[0]), rows[-1] + 1))
 
 
 def split(text: str, query_length: int) -> tuple[list[int], list[int]]:
@@ -111,55 +95,37 @@ def attention(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
     return torch.cat([visible / visible.sum(dim=-1, keepdim=True), weights])
 
 
-def measure(model: GPT, latents: LatentTokens, examples: list[Example]) -> tuple[Tensor, ...]:
+def measure(model: GPT, latents: LatentTokens, examples: list[Example]) -> tuple[Tensor, Tensor]:
     """Of all R tokens of the responses: the shares of the kinds in their attention, (L + 1, R, 4),
-    their items and their places, (R,) each."""
-    shares, items, places = [], [], []
+    and their places, (R,)."""
+    shares, places = [], []
     for example in examples:
         layout = Layout.of(latents.placement, example)
         kinds = F.one_hot(layout.kinds(), len(KINDS)).float()  # (T, T, 4)
         weights = attention(model, latents, example)
         shares.append(torch.einsum("lts,tsk->ltk", weights, kinds)[:, layout.in_response])
-        items.append(layout.items[layout.in_response])
         places.append(layout.places[layout.in_response])
-    return torch.cat(shares, dim=1), torch.cat(items), torch.cat(places)
+    return torch.cat(shares, dim=1), torch.cat(places)
 
 
-def tables(shares: Tensor, items: Tensor, places: Tensor, layer: int) -> str:
-    """The three tables: by layer, by layer and place, by item and place in one layer."""
-    def by_place(nearest: Tensor) -> str:  # the mean of (R,) at each place, but for NaN
-        means = [nearest[places == place].nanmean().item() for place in places.unique()]
-        return "".join(f"{mean:6.2f}" if mean == mean else " " * 6 for mean in means)
-
+def tables(shares: Tensor, places: Tensor) -> str:
+    """All kinds by layer, and the nearest group by layer and place."""
     names = ["uniform", *(f"layer {layer}" for layer in range(len(shares) - 1))]
+    by_place = torch.stack([shares[:, places == place, 0].mean(dim=1)
+                            for place in places.unique()], dim=1)  # (L + 1, places)
     lines = [f"{'to':10}" + "".join(f"{kind:>15}" for kind in KINDS)]
     lines += [f"{name:10}" + "".join(f"{mean:15.2f}" for mean in means)
               for name, means in zip(names, shares.mean(dim=1).tolist())]
     lines += ["", "to the nearest group, by place in the item",
               " " * 10 + "".join(f"{place:6}" for place in places.unique().tolist())]
-    lines += [f"{name:10}{by_place(nearest)}" for name, nearest in zip(names, shares[:, :, 0])]
-    lines += ["", f"the same in layer {layer}, by item"]
-    lines += [f"item {item:<5}" + by_place(shares[layer + 1, :, 0].where(items == item, nan))
-              for item in items.unique().tolist()]
+    lines += [f"{name:10}" + "".join(f"{mean:6.2f}" for mean in means)
+              for name, means in zip(names, by_place.tolist())]
     return "\n".join(lines)
 
 
-def text_map(layout: Layout, weights: Tensor, shades: str) -> str:
-    """A line for each row of the window, of weights (T, T); latents' numbers over their columns."""
-    rows, columns = layout.window()
-    levels = torch.bucketize(weights, torch.tensor(STEPS), right=True).tolist()
-    lines = [f"{name:9}" + "".join(layout.marks[column] if layout.is_latent[column] == latent
-                                   else " " for column in columns).rstrip()
-             for name, latent in (("latents", True), ("verbal", False))]
-    for row in rows:
-        cells = "".join(shades[levels[row][column]] for column in columns)
-        lines.append(f"{layout.marks[row]:>7}  {cells}".rstrip())
-    legend = ", ".join(f"{shade} from {step}" for shade, step in zip(shades[1:], STEPS))
-    return "\n".join([*lines, f"weights: {legend}"])
-
-
-def answered(run: Run, latents: LatentTokens, args: argparse.Namespace) -> list[Example]:
-    """The examples that the model answers without a mistake. Raises UserError if there are none."""
+def show(args: argparse.Namespace) -> None:
+    run = Run.open(args)
+    latents = run.latents(Placement.parse(args.method or run.task.claim.proposed[0]), args.seed)
     nearest = min((*run.task.id_lengths, *run.task.ood_lengths), key=lambda n: abs(n - args.length))
     examples = draw_examples(run.task, [nearest], "test", args.seed, args.examples)
     texts = answers(run.base, latents, run.task, str(latents.placement), examples)
@@ -168,36 +134,15 @@ def answered(run: Run, latents: LatentTokens, args: argparse.Namespace) -> list[
           "these are read\n")
     if not correct:
         raise UserError("no answer is without a mistake: choose a smaller --length")
-    return correct
-
-
-def show(args: argparse.Namespace) -> None:
-    """Read, measure, print, draw."""
-    run = Run.open(args)
-    layers = range(run.base.config.n_layer)
-    if args.layer not in (None, *layers):
-        raise UserError(f"--layer {args.layer}: choose from 0 to {layers[-1]}")
-    latents = run.latents(Placement.parse(args.method or run.task.claim.proposed[0]), args.seed)
-    examples = answered(run, latents, args)
-    shares, items, places = measure(run.base, latents, examples)
-    favourite = int(shares[1:, :, 0].mean(dim=1).argmax())
-    layer = favourite if args.layer is None else args.layer
-    layout = Layout.of(latents.placement, examples[0])
-    weights = attention(run.base, latents, examples[0])[layer + 1]  # (T, T)
-    title = f"{latents.placement}, layer {layer}: each row attends to the columns"
-    shades = SHADES if encodes(SHADES) else ASCII_SHADES
-    print(tables(shares, items, places, layer), title, text_map(layout, weights, shades),
-          sep="\n\n")
+    print(tables(*measure(run.base, latents, correct)))
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("attention", __doc__)
-    add = parser.add_argument
-    add("--method", metavar="M", help="default: the first that the task's claim proposes")
-    add("--length", type=number(1), default=10, metavar="N", help="or the nearest of the task")
-    add("--examples", type=number(1, 10_000), default=100, metavar="N")
-    add("--layer", type=number(0), metavar="N", help="of the last table and the map; default: "
-        "where the nearest group gets most")
+    parser.add_argument("--method", metavar="M", help="default: the first that the claim proposes")
+    parser.add_argument("--length", type=number(1), default=10, metavar="N",
+                        help="or the nearest of the task")
+    parser.add_argument("--examples", type=number(1, 10_000), default=100, metavar="N")
     command(show, parser, arguments)
 
 

@@ -86,23 +86,18 @@ def frame(each: Experiment, x: Scale, y: Scale) -> list[str]:
     """The splits, a grey ground where latents are tuned, a grid of fifths, and some lengths."""
     parts, bottom = [], y(0)
     for name, tested in each.splits.items():
-        start = x(tested[0] - 0.5)
+        start, stop = x(tested[0] - 0.5), x(tested[-1] + 0.5)
+        parts += [element("rect", x=start, y=TOP, width=stop - start, height=bottom - TOP,
+                          fill="#eeeeee")] * (name == "ID")
         parts += [segment(start, TOP - 20, start, TOP, "#999999"),
                   text(start + 5, TOP - 8, f"{name} {span(tested)}", font_size=12)]
-    if tuned := each.splits.get("ID"):
-        start, stop = x(tuned[0] - 0.5), x(tuned[-1] + 0.5)
-        parts.append(element("rect", x=start, y=TOP, width=stop - start, height=round(bottom - TOP),
-                             fill="#eeeeee"))
-    for fifth in range(6):
-        height = y(fifth / 5)
-        parts += [segment(LEFT, height, LEFT + WIDTH, height, "#dddddd"),
-                  text(LEFT - 8, height + 4, f"{fifth / 5:.1f}", text_anchor="end")]
-    first, last = each.lengths[0], each.lengths[-1]
-    step = next(step for step in (1, 2, 5, 10, 50, last) if (last - first) / step <= 12)
-    for length in each.lengths:
-        if length % step == 0:
-            parts += [segment(x(length), bottom, x(length), bottom + 5, "#222222"),
-                      text(x(length), bottom + 19, str(length), text_anchor="middle")]
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        parts += [segment(LEFT, y(share), LEFT + WIDTH, y(share), "#dddddd"),
+                  text(LEFT - 8, y(share) + 4, f"{share}", text_anchor="end")]
+    step = 1 + (each.lengths[-1] - each.lengths[0]) // 12
+    for length in (length for length in each.lengths if length % step == 0):
+        parts += [segment(x(length), bottom, x(length), bottom + 5, "#222222"),
+                  text(x(length), bottom + 19, str(length), text_anchor="middle")]
     name = each.about.length_name.format("").strip(" =").removesuffix("s")  # equation
     return [*parts, text(LEFT + WIDTH / 2, bottom + 39, name, text_anchor="middle")]
 
@@ -124,17 +119,16 @@ def curves(each: Experiment) -> str:
     height = max(HEIGHT, GAP * len(looks))
     x = scale(each.lengths[0] - 0.5, each.lengths[-1] + 0.5, LEFT, LEFT + WIDTH)
     y = scale(0, 1, TOP + height, TOP)
-    means = {method: [(x(length), y(fmean(bases))) for length in each.lengths
-                      if (bases := each.by_base(method, metric, [length]).values())]
-             for method in looks}
-    labels = spread([line[-1][1] for line in means.values()], y(0))
-    parts = frame(each, x, y)
-    for (method, (colour, width, dashes)), label in zip(looks.items(), labels):
-        end = means[method][-1]
-        parts += [element("polyline", points=points(means[method]), fill="none", stroke=colour,
+    means = {method: line for method in looks if (line := [
+        (x(length), y(fmean(bases))) for length in each.lengths
+        if (bases := each.by_base(method, metric, [length]).values())])}
+    parts, labels = frame(each, x, y), spread([line[-1][1] for line in means.values()], y(0))
+    for (method, line), label in zip(means.items(), labels):
+        colour, width, dashes = looks[method]
+        parts += [element("polyline", points=points(line), fill="none", stroke=colour,
                           stroke_width=width, stroke_dasharray=dashes),
-                  element("circle", cx=end[0], cy=end[1], r=1.5 + width / 2, fill=colour),
-                  segment(*end, margin - 4, label, colour, stroke_width=0.8),
+                  element("circle", cx=line[-1][0], cy=line[-1][1], r=1.5 + width / 2, fill=colour),
+                  segment(*line[-1], margin - 4, label, colour, stroke_width=0.8),
                   text(margin, label + 4, method, fill=colour,
                        font_weight="bold" if method in each.claim.proposed else "normal")]
     return picture(margin + 16 + 9 * max(map(len, looks)), TOP + height + 52,
@@ -145,11 +139,11 @@ def dot_row(x: Scale, y: float, values: list[float], colour: str) -> list[str]:
     """A dot for each base, each at its height, the inner range as a bar, the mean as a stroke."""
     (low, high), mean = inner_range(values), fmean(values)
     level = scale(-1, len(values), y - ROW / 2, y + ROW / 2)
-    dots = [element("circle", cx=x(value), cy=level(index), r=3, fill=colour, stroke="#ffffff",
-                    stroke_width=0.6) for index, value in enumerate(values)]
     return [element("rect", x=x(low), y=y - 8, width=x(high) - x(low), height=16, rx=3,
                     fill=colour, opacity=0.2),
-            segment(x(mean), y - 11, x(mean), y + 11, colour, stroke_width=3), *dots,
+            segment(x(mean), y - 11, x(mean), y + 11, colour, stroke_width=3),
+            *(element("circle", cx=x(value), cy=level(index), r=3, fill=colour, stroke="#ffffff",
+                      stroke_width=0.6) for index, value in enumerate(values)),
             text(x(1) + 16, y + 4, f"{mean:+.2f}", fill=colour)]
 
 
@@ -162,12 +156,13 @@ def dot_plot(compared: list[Difference]) -> str:
     x = scale(ticks[0], 1, left, left + WIDTH)
     for one in compared:
         if claim_name(one) != before:
-            parts.append(text(16, y + 26, claim_name(one), font_weight="bold"))
-            y, before = y + ROW, claim_name(one)
-        parts += [segment(x(tick), y, x(tick), y + 2 * ROW, "#dddddd" if tick else "#222222")
-                  for tick in ticks]
+            before = claim_name(one)
+            parts.append(text(16, y + 26, before, font_weight="bold"))
+            y += ROW
         verdict = judged[one][1] if one in judged else "beside"
-        parts += [text(28, y + ROW + 4, " - ".join(one.methods)),
+        parts += [*(segment(x(tick), y, x(tick), y + 2 * ROW, "#dddddd" if tick else "#222222")
+                    for tick in ticks),
+                  text(28, y + ROW + 4, " - ".join(one.methods)),
                   *dot_row(x, y + 0.5 * ROW, one.out_of_distribution, "#0072b2"),
                   *dot_row(x, y + 1.5 * ROW, one.drops, "#d55e00"),
                   text(x(1) + 66, y + ROW + 4, verdict,
@@ -208,7 +203,7 @@ def losses(folders: list[Path], rows: list[dict]) -> list[tuple[str, list[list[f
         with suppress(ValueError):  # a damaged base
             runs.append((path.stem, [GPT.load(path).notes.get("losses", [])]))
     runs += [("{task}-base{base}, {method}, {seed}".format(**row),
-              [start["losses"] for start in row.get("starts", [])]) for row in rows]
+              [start.get("losses", []) for start in row.get("starts", [])]) for row in rows]
     return [(name, lines) for name, lines in runs if any(lines)]
 
 

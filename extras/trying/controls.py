@@ -1,25 +1,23 @@
 """Control rows for a run of train.py: are placement and learned vectors what matters?
 
     python -m extras.controls runs/default --task generation --base 0
-    python -m extras.controls runs/default --rows full Start_24       these alone
+    python -m extras.controls runs/default --rows full Start_20       these alone
 
 Their results join those of the run. They follow from the first placement that the task's claim
 proposes; here it is Comma_4. The first three are tuned on the run's base, the others are made of
 its tuned latents:
 
     Comma_4-own          latents with positions of their own
-    Start_24, Start_100  as many latents at the start (End_: end) of the query as Comma_4 inserts in
-                         all, at the longest length that is tuned on, and at the longest tested one
+    Start_20, Start_96   as many latents at the start as Comma_4 inserts in all, at the longest
+                         length that is tuned on, and at the longest tested one
     full                 all weights tuned; and how well all other rules of the family are followed
                          when they are stated, before and after: does the base forget?
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
     Comma_4:shuffled     every tuned vector in the place of the next
-    Start_2+Comma_2:removed  (Repetition) without the last group
     Start_4:Comma_4      (by --rows alone) what is tuned as Start_4, used as Comma_4
 """
 
 import argparse
-from contextlib import suppress
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import cache, partial
@@ -33,7 +31,8 @@ from extras.runs import CHANGES, Control, Run, make_parser
 from latent_tokens import LatentTokens, Placement, UserError, response_loss
 from model import GPT
 from tasks import Task, draw, draw_examples, random_source
-from train import TuneConfig, command, complete, set_learning_rate, test, to_batch
+from train import (TuneConfig, command, complete, key, set_learning_rate, test, to_batch,
+                   weights_checksum)
 
 FULL_TRIALS = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))  # learning rate and weight decay
 
@@ -46,11 +45,8 @@ def default_rows(task: Task) -> list[str]:
         longest = task.example(random_source("layout", 0), max(lengths))
         batch = to_batch(proposed, [longest])
         inserted = batch.sources.shape[1] - batch.token_ids.shape[1]
-        rows += [f"{place}_{inserted}" for place in ("Start", "End") if 0 < inserted < 1000]
-    for change in CHANGES:
-        with suppress(UserError):  # it does not fit
-            rows.append(str(Control(proposed, change)))
-    return [*rows, "full"]
+        rows.append(f"Start_{inserted}")
+    return [*rows, *(f"{proposed}:{change}" for change in CHANGES if proposed.total > 1), "full"]
 
 
 def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
@@ -124,7 +120,7 @@ def add_full(run: Run, seed: int) -> None:
 def add_tuned(run: Run, placement: Placement, seed: int) -> None:
     config = run.tuning(seed)
     row = run.new_row(str(placement), seed, config)
-    if not run.is_finished(row):
+    if key(row) not in map(key, run.rows):
         run.rows.append(complete(row, run.base, run.task, run.folder, config))
 
 
@@ -134,8 +130,9 @@ def add_altered(run: Run, control: Control, seed: int) -> None:
 
     def measure() -> dict:
         latents = control.of(run.latents(control.placement, seed), seed)
-        tested = run.test(latents, str(control), seed, config)
-        return tested | ({"trained": 0} if control.change == "random" else {})
+        return {"trained": latents.vectors.numel() * (control.change != "random"),
+                "vectors_checksum": weights_checksum(latents),
+                **test(run.base, latents, run.task, str(control), seed, config)}
 
     run.add(str(control), seed, config, measure)
 

@@ -3,11 +3,11 @@
     python -m extras.score Comma_4 Start_4        what runs/default has tuned, on few queries
     python -m extras.score Start_4:Comma_4        the vectors of Start_4, placed as Comma_4
     python -m extras.score Comma_4:Comma_2        the first two vectors of Comma_4
-    python -m extras.score Comma_4:shuffled       or random, removed: see extras/controls.py
+    python -m extras.score Comma_4:shuffled       or random: see controls.py
     python -m extras.score --tune Equals_4        tune first, once instead of once a trial
 
-The metric is that of the task's claim, on some 32 queries of the test. No result is saved, so an
-edit of the code can be tried on a finished run.
+By items (accuracy), so that one mistake does not hide what comes after, on some 32 queries of the
+test. No result is saved, so an edit of the code can be tried on a finished run.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def make(run: Run, name: str, seed: int) -> LatentTokens:
 def score(run: Run, latents: LatentTokens, seed: int) -> dict[str, float]:
     """The mean on each split."""
     result = test(run.base, latents, run.task, str(latents.placement), seed, QUICK)
-    return split_means(run.new_row("", seed, QUICK) | result, run.task.claim.metrics[0])
+    return split_means(run.new_row("", seed, QUICK) | result, "accuracy")
 
 
 def tune_once(run: Run, placement: Placement, seed: int) -> LatentTokens:
@@ -48,7 +48,7 @@ def show(args: argparse.Namespace) -> None:
     if args.tune:
         placement = Placement.parse(args.tune)
         latents[f"{placement}, tuned now"] = tune_once(run, placement, args.seed)
-    print(f"{run.task.claim.metrics[0]:24}" + "".join(f"{split:>8}" for split in run.task.splits))
+    print(f"{'accuracy':24}" + "".join(f"{split:>8}" for split in run.task.splits))
     for name, each in latents.items():
         means = score(run, each, args.seed).values()
         print(f"{name:24}" + "".join(f"{mean:8.2f}" for mean in means))
