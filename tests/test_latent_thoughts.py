@@ -240,4 +240,4 @@ def test_a_traceback_at_the_sign_for_sd_on_an_ascii_terminal(monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", terminal)
     command.main(["--report", str(DOCS / "thoughts.jsonl")])
-    assert terminal.seek(0) == 0 and "| 1.151 +/- 0.027 |" in terminal.read()
+    assert terminal.seek(0) == 0 and "| 1.151 ? 0.027 |" in terminal.read()

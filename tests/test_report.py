@@ -1,5 +1,6 @@
 """From lines of results to tables, verdicts and docs/results.md, worked by hand."""
 
+import io
 import json
 from pathlib import Path
 import re
@@ -207,11 +208,11 @@ def test_a_new_task_that_needs_an_edit(monkeypatch):
     assert tables.claims_table([unheard]) == ""
 
 
-def test_an_ascii_terminal(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "encodes", str.isascii)
-    rows = [row("Comma_4", {5: 1.0, 6: 0.5, 7: 0.0}, base) for base in (0, 1)]
-    out = printed(capsys, kept(tmp_path / "a", *rows))
-    assert out.isascii() and "0.25 +/- 0.00" in out
+def test_a_traceback_on_an_ascii_terminal(tmp_path, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    report.main([kept(tmp_path / "a", *(row("Comma_4", {5: 1.0}, base) for base in (0, 1)))])
+    assert b"1.00 ? 0.00" in terminal.buffer.getvalue()
 
 
 def test_docs_made_of_other_rows(tmp_path):

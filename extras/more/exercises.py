@@ -10,7 +10,6 @@ docs/exercises.md has the exercises.
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import takewhile
 from pathlib import Path
 import random
@@ -115,15 +114,10 @@ def cases(rng: random.Random) -> dict[str, Case]:
     }
 
 
-@cache
-def questions() -> list[dict[str, Case]]:
-    rng = random.Random(0)
-    return [cases(rng) for _ in range(300)]
-
-
 def first_mistake(name: str, function: Callable) -> str:
     """What a function gets wrong, drawn on the shortest such row; "" if it is right on all."""
-    asked = sorted((each[name] for each in questions()),
+    rng = random.Random(0)
+    asked = sorted((cases(rng)[name] for _ in range(300)),
                    key=lambda case: len(case.call) + len(case.right))
     return next(filter(None, (case.mistake(function) for case in asked)), "")
 
@@ -170,7 +164,7 @@ def compare(args: argparse.Namespace) -> None:
         functions = runpy.run_path(args.file)
     except (Exception, SystemExit) as error:
         raise UserError(f"{args.file} cannot be run: {error!r}") from error
-    for name in questions()[0]:
+    for name in cases(random.Random(0)):
         mistake = first_mistake(name, functions[name]) if name in functions else "not there"
         print(f"{name}: {'wrong' if mistake else 'right on 300 rows'}")
         if mistake:

@@ -47,10 +47,6 @@ class Experiment:
         return list(dict.fromkeys(row["method"] for row in self.rows))
 
     @property
-    def bases(self) -> list[Base]:
-        return list(dict.fromkeys((row["base"], row["base_checksum"]) for row in self.rows))
-
-    @property
     def lengths(self) -> list[int]:
         return sorted({length for row in self.rows for length in row["lengths"]})
 
@@ -61,7 +57,7 @@ class Experiment:
                 if (lengths := [each for each in self.lengths if first <= each <= last])}
 
     def by_base(self, method: str, metric: str, lengths: Sequence[int]) -> dict[Base, float]:
-        """The mean over these lengths, then over tuning seeds, on each base."""
+        """The mean over these lengths, then over tuning seeds, on each base. NaN is no score."""
         seeds = defaultdict(list)
         for row in self.rows:
             scores = zip(row["lengths"], row[metric], strict=True)

@@ -23,13 +23,6 @@ THREE = [TASKS[name] for name in ("generation", "repetition", "summation")]
 Policy = Callable[[Example], str]  # what it writes to a query
 
 
-def values(query: str) -> tuple[str, int, int]:
-    """``a=3@k=7>``, 3 and 7 for ``a=3,k=7,f=1?ak>``"""
-    listed = dict(re.findall(r"(\w)=(\d)", query))
-    a, b = (listed[name] for name in query[-3:-1])
-    return f"{query[-3]}={a}@{query[-2]}={b}>", int(a), int(b)
-
-
 def chain(after: Callable[[str], str], example: Example) -> str:
     items = [example.query]
     for _ in range(example.response.count(",")):
@@ -46,19 +39,16 @@ def follow(rule: str, task: Task, example: Example) -> str:
     if isinstance(task, Repetition):
         counts = range(int(query[-3:-1]) - 1, int(rule[1]) - 1, -1)
         return ",".join(other.item(rule, query, count) for count in counts) + END
-    shown, a, b = values(query)
-    return f"{shown}{combine(rule, a, b, 100):02d}"
+    values = dict(re.findall(r"(\w)=(\d)", query))  # Summation
+    first, second = query[-3:-1]
+    result = combine(rule, int(values[first]), int(values[second]), modulus=100)
+    return f"{first}={values[first]}@{second}={values[second]}>{result:02d}"
 
 
 def no_arithmetic(item: str) -> str:
     """``83@00=83`` after ``47@83=00``, and ``47@83=00`` after ``44@47=83``"""
     left, right = item[3:5], item[6:8]
     return f"{left}@{right}={'00' if '00' not in (left, right) else max(left, right)}"
-
-
-def larger_value(example: Example) -> str:
-    shown, a, b = values(example.query)
-    return f"{shown}{max(a, b):02d}"
 
 
 def wrong_rules(task: Task) -> dict[str, Policy]:
@@ -68,12 +58,11 @@ def wrong_rules(task: Task) -> dict[str, Policy]:
 
 def policies(task: Task) -> dict[str, Policy]:
     constant = draw_examples(task, task.test_lengths[-1:], "tune", 0, 1)[0].response
-    return {"a constant: the true answer to another query": lambda example: constant,
-            "the query, again and again": lambda example: f",{example.query}" * 40
-            } | {"generation": {"`00`, then the operand that is not `00`":
-                                partial(chain, no_arithmetic)},
-                 "summation": {"both values, then the larger one": larger_value}
-                 }.get(task.name, {})
+    found = {"a constant: the true answer to another query": lambda example: constant,
+             "the query, again and again": lambda example: f",{example.query}" * 40}
+    if isinstance(task, Generation):
+        found["`00`, then the operand that is not `00`"] = partial(chain, no_arithmetic)
+    return found
 
 
 def measure(task: Task, policies: dict[str, Policy]) -> dict[str, dict]:

@@ -11,11 +11,12 @@ differences are judged.
 
 import argparse
 from pathlib import Path
+import sys
 
 from extras import pictures
 from extras.experiments import experiments, read
 from extras.runs import plain_parser
-from extras.tables import claims_table, encodes, sections
+from extras.tables import claims_table, sections
 from train import command
 
 
@@ -24,8 +25,8 @@ def report(args: argparse.Namespace) -> None:
     if args.svg:
         pictures.write(found, args.svg, args.results)
         return
-    text = "\n".join(filter(None, [sections(found), claims_table(found)]))
-    print(text if encodes(text) else text.replace("±", "+/-"), end="")
+    sys.stdout.reconfigure(errors="replace")  # "±", on a terminal that has no such sign
+    print("\n".join(filter(None, [sections(found), claims_table(found)])), end="")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from statistics import fmean, stdev
-import sys
 
 from extras.claims import DRAWS, EXACT, Difference, differences, inner_range, verdicts
 from extras.experiments import Experiment
@@ -114,12 +113,3 @@ def mean_and_range(values: list[float]) -> str:
     """``+0.31 (+0.20 ... +0.42)``: see claims.py."""
     low, high = inner_range(values)
     return f"{fmean(values):+.2f} ({low:+.2f} ... {high:+.2f})"
-
-
-def encodes(text: str) -> bool:
-    """Whether the terminal has all of its characters."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-        return True
-    except UnicodeEncodeError:
-        return False
