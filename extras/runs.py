@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import TASKS, Task
-import train
 from train import (KEY, REFERENCES, RESULTS, TuneConfig, about, append_result, key, number,
                    read_results, split_means, tune, weights_checksum)
 
@@ -56,7 +55,7 @@ class Run:
         rows = read_results(results) if results.exists() else []
         if not path.exists():
             raise UserError(f"there is no {path}: make it with "
-                            f"{train_command(args.folder, rows, task, args.base)}")
+                            f"{train_command(args.folder, task, args.base)}")
         try:
             return cls(args.folder, rows, task, args.base, GPT.load(path))
         except ValueError as error:
@@ -77,7 +76,8 @@ class Run:
             if (all(row[name] == asked[name] for name in names)
                     and row["tuning"].keys() == asked["tuning"].keys()):  # of this version
                 return row
-        command = train_command(self.folder, self.rows, self.task, self.number, method, seed)
+        command = train_command(self.folder, self.task, self.number, seed)
+        command += f" --methods {method}" * (method not in REFERENCES)
         raise UserError(f"{self.folder / RESULTS} has no result of {method}, seed {seed}, on this "
                         f"{self.task.name}-base{self.number}.pt: make one with {command}")
 
@@ -115,15 +115,10 @@ class Run:
               *(f"{mean:.2f}" for mean in means))
 
 
-def train_command(folder: Path, rows: list[dict], task: Task, number: int, method: str = "base",
-                  seed: int = 0) -> str:
-    """What makes a base or result that is missing, with the budget of those that are there."""
-    tuning = {"steps": TuneConfig.steps} | (rows[-1]["tuning"] if rows else {})
-    budget = ("--fast" if train.FAST_TUNE.items() <= tuning.items()
-              else f"--steps {tuning['steps']}" * (tuning["steps"] != TuneConfig.steps))
-    methods = f"--methods {method}" * (method not in REFERENCES)
-    start = f"python train.py --task {task.name} --bases {number} --seeds {seed + 1} --out"
-    return " ".join(filter(None, [start, shlex.quote(folder.as_posix()), methods, budget]))
+def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:
+    """What makes a base or result that is missing."""
+    return (f"python train.py --out {shlex.quote(folder.as_posix())} --task {task.name} "
+            f"--bases {number} --seeds {seed + 1}")
 
 
 CHANGES = ("random", "shuffled")

@@ -88,16 +88,8 @@ def test_the_command_that_an_error_names_makes_what_is_missing(arguments, comman
     folder = finished.rename(finished.with_name("with spaces"))
     for _ in range(commands):
         error = refused(capsys, show, folder, "--method", "Start_2", *arguments)
-        train.main(shlex.split(error.split("python train.py ")[1]))
+        train.main(["--fast", *shlex.split(error.split("python train.py ")[1])])
     show.main([str(folder), "--method", "Start_2", *arguments])
-
-
-def test_that_command_has_the_budget_of_the_run(finished, capsys):
-    row = rows_in(finished)["base"]
-    row["tuning"] |= {"steps": 7, "batch_size": 16}
-    train.append_result(finished / RESULTS, row)
-    error = refused(capsys, show, finished, "--method", "End_1")
-    assert "--steps 7" in error and "--fast" not in error
 
 
 def test_a_mistyped_folder_is_not_made_and_a_damaged_base_is_named(tmp_path, capsys):

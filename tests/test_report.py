@@ -92,7 +92,7 @@ def test_a_traceback_or_a_verdict_from_nan_or_a_length_that_is_no_int(tmp_path, 
                  "Comma_4", 9)]
     folder = kept(tmp_path / "a", "\ufeff" + json.dumps(row("End_4", {6: 0.5})), *lines, odd)
     assert "nan" not in printed(capsys, folder) + printed(capsys, folder, "--svg", str(tmp_path))
-    assert "nan" not in (tmp_path / "differences.svg").read_text()
+    assert "nan" not in (tmp_path / "generation.svg").read_text()
     one, = (each for each in claims.differences(experiments(read([Path(folder)])))
             if each.metric == "exact" and each.methods[1] == "Start_4")
     assert len(one.drops) == (9 if odd["exact"][1] != 1.0 else 10)

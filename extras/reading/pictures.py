@@ -1,7 +1,6 @@
 """The pictures that ``extras.report --svg`` writes, without a plotting library.
 
     {task}.svg       the claim's first metric at each length, a line for each method
-    differences.svg  each base as a dot, for both differences of a claim (claims.py)
     losses.svg       the losses of each pre-training and each tuning
 
 An SVG is text: ``<polyline points="40,20 60,80"/>`` is a line, and y grows downwards. So a picture
@@ -9,23 +8,22 @@ is a list of strings, and a scale from data to pixels is all the geometry there 
 keeps it readable on a dark page; widths and dashes tell the lines apart in grey print.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from html import escape
-from itertools import cycle, pairwise
-from math import floor, log10
+from itertools import cycle, pairwise, product
+from math import log10
 from pathlib import Path
 from statistics import fmean
 
-from extras.claims import Difference, differences, inner_range, verdicts
 from extras.experiments import Experiment
-from extras.tables import claim_name, span
+from extras.tables import span
 from latent_tokens import UserError
 from model import GPT
 
 LEFT, TOP, WIDTH, HEIGHT = 52, 64, 480, 280  # the plot area, in pixels
 GAP = 17  # from one label to the next
-ROW = 30  # height of a row of dots
 
 Scale = Callable[[float], float]  # data to pixels
 
@@ -98,7 +96,7 @@ def frame(each: Experiment, x: Scale, y: Scale) -> list[str]:
     for length in (length for length in each.lengths if length % step == 0):
         parts += [segment(x(length), bottom, x(length), bottom + 5, "#222222"),
                   text(x(length), bottom + 19, str(length), text_anchor="middle")]
-    name = each.about.length_name.format("").strip(" =").removesuffix("s")  # equation
+    name = each.about.length_name.removesuffix("s {}").format("").strip(" =")  # equation
     return [*parts, text(LEFT + WIDTH / 2, bottom + 39, name, text_anchor="middle")]
 
 
@@ -114,15 +112,21 @@ def spread(wanted: list[float], bottom: float) -> list[float]:
 
 
 def curves(each: Experiment) -> str:
-    """The metric at each length, as the mean over bases."""
+    """The metric at each length: a line for the mean of each method, faint ones for its bases."""
     looks, margin, metric = styles(each), LEFT + WIDTH + 24, each.claim.metrics[0]
     height = max(HEIGHT, GAP * len(looks))
     x = scale(each.lengths[0] - 0.5, each.lengths[-1] + 0.5, LEFT, LEFT + WIDTH)
-    y = scale(0, 1, TOP + height, TOP)
-    means = {method: line for method in looks if (line := [
-        (x(length), y(fmean(bases))) for length in each.lengths
-        if (bases := each.by_base(method, metric, [length]).values())])}
-    parts, labels = frame(each, x, y), spread([line[-1][1] for line in means.values()], y(0))
+    y, bases, means = scale(0, 1, TOP + height, TOP), defaultdict(list), defaultdict(list)
+    for method, length in product(looks, each.lengths):
+        values = each.by_base(method, metric, [length])
+        for base, value in values.items():
+            bases[method, base].append((x(length), y(value)))
+        if values:
+            means[method].append((x(length), y(fmean(values.values()))))
+    parts = frame(each, x, y) + [
+        element("polyline", points=points(line), fill="none", stroke=looks[method][0], opacity=0.3)
+        for (method, _), line in bases.items() if method not in REFERENCES]
+    labels = spread([line[-1][1] for line in means.values()], y(0))
     for (method, line), label in zip(means.items(), labels):
         colour, width, dashes = looks[method]
         parts += [element("polyline", points=points(line), fill="none", stroke=colour,
@@ -132,48 +136,7 @@ def curves(each: Experiment) -> str:
                   text(margin, label + 4, method, fill=colour,
                        font_weight="bold" if method in each.claim.proposed else "normal")]
     return picture(margin + 16 + 9 * max(map(len, looks)), TOP + height + 52,
-                   f"{each.task}: {metric}, mean over bases", parts)
-
-
-def dot_row(x: Scale, y: float, values: list[float], colour: str) -> list[str]:
-    """A dot for each base, each at its height, the inner range as a bar, the mean as a stroke."""
-    (low, high), mean = inner_range(values), fmean(values)
-    level = scale(-1, len(values), y - ROW / 2, y + ROW / 2)
-    return [element("rect", x=x(low), y=y - 8, width=x(high) - x(low), height=16, rx=3,
-                    fill=colour, opacity=0.2),
-            segment(x(mean), y - 11, x(mean), y + 11, colour, stroke_width=3),
-            *(element("circle", cx=x(value), cy=level(index), r=3, fill=colour, stroke="#ffffff",
-                      stroke_width=0.6) for index, value in enumerate(values)),
-            text(x(1) + 16, y + 4, f"{mean:+.2f}", fill=colour)]
-
-
-def dot_plot(compared: list[Difference]) -> str:
-    """Both differences of each claim, base by base."""
-    judged, y, before, parts = verdicts(compared), 74, "", []
-    lowest = min(min(one.out_of_distribution + one.drops) for one in compared)
-    ticks = [fifth / 5 for fifth in range(min(-1, floor(5 * lowest)), 6)]
-    left = 52 + 8 * max(len(" - ".join(one.methods)) for one in compared)
-    x = scale(ticks[0], 1, left, left + WIDTH)
-    for one in compared:
-        if claim_name(one) != before:
-            before = claim_name(one)
-            parts.append(text(16, y + 26, before, font_weight="bold"))
-            y += ROW
-        verdict = judged[one][1] if one in judged else "beside"
-        parts += [*(segment(x(tick), y, x(tick), y + 2 * ROW, "#dddddd" if tick else "#222222")
-                    for tick in ticks),
-                  text(28, y + ROW + 4, " - ".join(one.methods)),
-                  *dot_row(x, y + 0.5 * ROW, one.out_of_distribution, "#0072b2"),
-                  *dot_row(x, y + 1.5 * ROW, one.drops, "#d55e00"),
-                  text(x(1) + 66, y + ROW + 4, verdict,
-                       font_weight="bold" if verdict == "reproduced" else "normal")]
-        y += 2 * ROW
-    parts += [text(x(tick), y + 18, f"{tick:.1f}", text_anchor="middle") for tick in ticks]
-    parts += [text(16, 50, "OOD difference", fill="#0072b2"),
-              text(140, 50, "difference of drops, ID to OOD", fill="#d55e00"),
-              text(16, 68, "dot: a base; stroke: mean; bar: second lowest to second highest base "
-                   "(all of them below nine bases)", font_size=12)]
-    return picture(left + WIDTH + 180, y + 34, "Ours minus baseline", parts)
+                   f"{each.task}: {metric}, mean over bases (faint: each base)", parts)
 
 
 def loss_curves(runs: list[tuple[str, list[list[float]]]]) -> str:
@@ -212,8 +175,6 @@ def write(found: list[Experiment], folder: Path, paths: list[Path]) -> None:
     svgs = {each.task: curves(each) for each in found}
     if len(svgs) < len(found):
         raise UserError("one task with several settings: draw one experiment at a time")
-    if compared := differences(found):
-        svgs["differences"] = dot_plot(compared)
     if runs := losses(paths, [row for each in found for row in each.rows]):
         svgs["losses"] = loss_curves(runs)
     folder.mkdir(parents=True, exist_ok=True)
