@@ -6,6 +6,7 @@ a result only if it has the checksum in that. So what is shown is never of anoth
 
 import argparse
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import TASKS, Task
 from train import (KEY, REFERENCES, RESULTS, TuneConfig, about, append_result, key, number,
-                   read_results, split_means, tune, weights_checksum)
+                   read_results, split_means, weights_checksum)
 
 
 def plain_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -86,19 +87,13 @@ class Run:
         return TuneConfig(**self.row(method, seed)["tuning"])
 
     def latents(self, placement: Placement, seed: int) -> LatentTokens:
-        """The tuned latents of a result: from their file or, if that does not hold them, anew."""
+        """The tuned latents of a result. Raises UserError if their file does not hold them."""
         row = self.row(str(placement), seed)
         path = self.folder / row["latents"]
-        try:
-            latents = LatentTokens.load(path, self.base.config.n_embd)
-        except UserError:  # lost or damaged
-            latents = LatentTokens(Placement(), self.base.config.n_embd)
+        latents = LatentTokens.load(path, self.base.config.n_embd)
         if (latents.placement, weights_checksum(latents)) != (placement, row["vectors_checksum"]):
-            print(f"{path} does not hold the latents of this result: they are tuned anew")
-            config = self.tuning(seed, str(placement))
-            latents, _ = tune(self.base, self.task, placement, seed, config)
-            path.parent.mkdir(exist_ok=True)
-            latents.save(path)
+            raise UserError(f"{path} does not hold the latents of its line in {RESULTS}: remove "
+                            "the line, and run train.py again")
         return latents
 
     def add(self, name: str, seed: int, config: TuneConfig, measure: Callable[[], dict]) -> None:
@@ -119,6 +114,14 @@ def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:
     """What makes a base or result that is missing."""
     return (f"python train.py --out {shlex.quote(folder.as_posix())} --task {task.name} "
             f"--bases {number} --seeds {seed + 1}")
+
+
+def other_rules(task: Task) -> list[Task]:
+    """The task with each other rule of its family as its target rule."""
+    others = {rule: copy(task) for rule in task.rules if rule != task.target_rule}
+    for rule, other in others.items():
+        other.target_rule = rule
+    return list(others.values())
 
 
 CHANGES = ("random", "shuffled")

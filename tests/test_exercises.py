@@ -85,10 +85,8 @@ def emptying(is_latent):
 
 
 @pytest.mark.parametrize("wrong, shown", [
-    (forgetful, f"IndexError: list index out of range (line {forgetful.__code__.co_firstlineno + 1}"
-     " of test_exercises.py)"),
-    (emptying, "None, which is not a list"),
-    (lambda is_latent: torch.arange(len(is_latent)), "tensor([0, 1]), which is not a list"),
+    (forgetful, "yours     IndexError('list index out of range')"), (emptying, "yours     None"),
+    (lambda is_latent: torch.arange(len(is_latent)), "yours     tensor([0, 1])"),
     (lambda is_latent: [0, 1, 1], "0  1  1\nright     0  1\n                ^")])
 def test_an_answer_of_another_kind_or_length(wrong, shown):
     drawn = exercises.first_mistake("position_ids", wrong)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from extras import answers, controls, score, show, testbeds
-from extras.runs import Control, Run, make_parser
+from extras.runs import Control, Run, make_parser, other_rules
 import latent_tokens
 from latent_tokens import LatentTokens, Placement, UserError
 from tasks import TASKS, TOKEN_ID, Example, Score, Task
@@ -49,24 +49,10 @@ def spoil(path, change) -> None:
     lambda path: path.write_bytes((path.parent / "generation-base0-Comma_1-seed0.pt").read_bytes()),
     lambda path: spoil(path, lambda saved: saved["vectors"].mul_(2)),
     lambda path: spoil(path, lambda saved: saved.update(placement="End_2"))])
-def test_lost_or_foreign_latents_are_tuned_anew_and_saved_with_a_word(damage, finished, capsys):
+def test_lost_or_foreign_latents_are_refused(damage, finished, capsys):
+    assert open_run(finished).latents(START_2, 0).placement == START_2
     damage(finished / LATENTS)
-    for said in (True, False):
-        latents = open_run(finished).latents(START_2, 0)
-        assert weights_checksum(latents) == rows_in(finished)["Start_2"]["vectors_checksum"]
-        assert latents.placement == START_2
-        assert ("they are tuned anew" in capsys.readouterr().out) == said
-
-
-def test_latents_are_tuned_anew_with_the_settings_of_the_newest_result(finished, monkeypatch):
-    """Of Start_2's own newest: the last command here had others."""
-    old = rows_in(finished)["base"]
-    monkeypatch.setitem(train.FAST_TUNE, "trials", ((0.5, 0.1),))
-    run_train(finished, "--methods", "Start_2")
-    train.append_result(finished / RESULTS, old)
-    latents = LatentTokens.load(finished / LATENTS, 16)
-    (finished / LATENTS).unlink()
-    assert torch.equal(latents.vectors, open_run(finished).latents(START_2, 0).vectors)
+    assert LATENTS in refused(capsys, show, finished, "--method", "Start_2")
 
 
 def test_another_base_or_task_of_the_same_name_has_no_results(finished, capsys, monkeypatch):
@@ -170,7 +156,7 @@ def test_full_tuning_changes_a_copy_and_keeps_the_best_trial(finished, monkeypat
 
 def test_all_other_rules_of_a_family_count_equally(model, monkeypatch):
     for name, count in {"generation": 53, "repetition": 3, "summation": 2}.items():
-        rules = [other.target_rule for other in controls.other_rules(TASKS[name])]
+        rules = [other.target_rule for other in other_rules(TASKS[name])]
         assert len(set(rules)) == len(rules) == count and TASKS[name].target_rule not in rules
 
     def test(model, latents, task, method, seed, config) -> dict:
@@ -179,7 +165,7 @@ def test_all_other_rules_of_a_family_count_equally(model, monkeypatch):
         return {"lengths": [1, 2], "accuracy": [right, right], "exact": [right, right / 2]}
 
     monkeypatch.setattr(controls, "test", test)
-    rules, config = controls.other_rules(TASKS["repetition"]), TuneConfig(test_examples=10)
+    rules, config = other_rules(TASKS["repetition"]), TuneConfig(test_examples=10)
     assert controls.follow(rules, model, None, "base", 0, config) == {
         "lengths": [1, 2], "accuracy": pytest.approx([1 / 3, 1 / 3]),
         "exact": pytest.approx([1 / 3, 1 / 6])}

@@ -86,8 +86,8 @@ def test_the_prompt_is_decoded_with_the_latents_of_the_run(finished, capsys, mon
 
 
 @pytest.mark.parametrize("arguments, expected", [
-    (["--prompt", "44@4A="], "'A', which is not in the alphabet ;,:0123456789+-x@"),
-    (["--prompt", "1\n2"], r"--prompt has '\n'"), (["--prompt", ""], "must not be empty"),
+    (["--prompt", "44@4A="], "--prompt '44@4A=': write some of the characters ;,:0123456789+-x@"),
+    (["--prompt", "1\n2"], r"'1\n2'"), (["--prompt", ""], "--prompt ''"),
     (["--tokens", "0"], "'0' is no number from 1 to 500"),
     (["--method", "base"], "unknown placement 'base'")])
 def test_mistakes_are_one_line(arguments, expected, tmp_path, capsys):

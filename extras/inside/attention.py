@@ -2,19 +2,17 @@
 
     python -m extras.attention runs/default --method Comma_4
 
-The examples are test queries of one length that the model answers without a mistake. Weights are
-means over heads (docs/explore.html shows each). An item begins with its comma, or with the
-response. Latents that stand side by side are one group. A verbal token of the answer attends to
-four kinds of slots:
+Of test queries of one length that the model answers without a mistake, as means over heads
+(docs/explore.html shows each). An item begins with its comma, or with the response. Latents side by
+side are one group. A verbal token of the answer attends to four kinds of slots:
 
     nearest group   the latents of the last group before it, whichever that is
     older groups    all other latents before it
     own item        verbal tokens of the item that it is in, itself among them
     older items     all other verbal tokens before it
 
-"uniform" is what each kind would get if all visible slots got the same. The first table has all
-four kinds, the second the nearest group alone, by place in the item. In Generation the first place
-is a comma, and with ``Comma_m`` its group stands before it.
+"uniform" is what each kind would get if all visible slots got the same. The second table has the
+nearest group alone, by place in the item.
 """
 
 import argparse
@@ -140,8 +138,7 @@ def show(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("attention", __doc__)
     parser.add_argument("--method", metavar="M", help="default: the first that the claim proposes")
-    parser.add_argument("--length", type=number(1), default=10, metavar="N",
-                        help="or the nearest of the task")
+    parser.add_argument("--length", type=number(1), default=10, metavar="N", help="or the nearest")
     parser.add_argument("--examples", type=number(1, 10_000), default=100, metavar="N")
     command(show, parser, arguments)
 

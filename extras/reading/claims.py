@@ -2,21 +2,19 @@
 
 A claim is about what happens beyond the lengths that are tuned on, so two differences must be above
 zero on the bases: that of the means over all OOD lengths, and that of the drops (ID minus OOD,
-theirs minus ours), which leaves out what is as large on the tuned lengths. What is observed on a
-base is a mean over its tuning seeds.
+theirs minus ours). What is observed on a base is a mean over its tuning seeds.
 
     reproduced      p < 0.05, and both differences are above zero on at least nine bases of ten
     ordering only   the means of both are above zero
     not reproduced  else
 
 p is that of a one-sided sign-flip test: the share of all ways to give the bases' differences signs
-that yield a sum as large as theirs (beyond 20 bases, of 100,000 ways that are drawn). Of the two differences the larger p counts, and all
-claims of a table are corrected for their number (Holm 1979). With fewer than five bases p < 0.05 is
-out of reach, and with ten claims it takes eight.
+that yield a sum as large as theirs (beyond 20 bases, of 100,000 ways that are drawn). Of the two
+differences the larger p counts, and all claims of a table are corrected for their number (Holm
+1979). With fewer than five bases p < 0.05 is out of reach, and with ten claims it takes eight.
 
 The range beside a mean goes from the second lowest base to the second highest: of ten bases, a
-97.9 % interval of the median. Unlike Student's, it assumes no shape, and lies within the bounds of
-what is measured by itself.
+97.9 % interval of the median, whatever their shape.
 """
 
 from collections.abc import Iterable
@@ -73,8 +71,8 @@ class Difference:
 
     def values(self, split: str) -> list[tuple[float, float]]:
         """Ours and theirs on each base."""
-        lengths = self.experiment.splits.get(split, ())
-        ours, theirs = (self.experiment.by_base(method, self.metric, lengths)
+        ours, theirs = (self.experiment.by_base(method, self.metric,
+                                                self.experiment.splits.get(split, ()))
                         for method in self.methods)
         return [(ours[base], theirs[base]) for base in ours if base in theirs]
 

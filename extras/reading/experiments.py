@@ -72,9 +72,10 @@ class Experiment:
         before, after = defaultdict(float), defaultdict(float)
         for row in self.rows:
             exact = {0: 1.0} | dict(zip(row["lengths"], row["exact"]))
-            for k in {*lengths} & exact.keys() if row["method"] == method else ():
-                before[row["base"], row["base_checksum"]] += exact.get(k - 1, 0.0)
-                after[row["base"], row["base_checksum"]] += exact[k] if k - 1 in exact else 0.0
+            for k in lengths if row["method"] == method else ():
+                if {k - 1, k} <= exact.keys():
+                    before[row["base"], row["base_checksum"]] += exact[k - 1]
+                    after[row["base"], row["base_checksum"]] += exact[k]
         return {base: after[base] / before[base] for base in before if before[base]}
 
 

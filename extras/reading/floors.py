@@ -9,12 +9,11 @@ wrong rule is one of the other rules of the task's family, followed without a mi
 import argparse
 from collections import defaultdict
 from collections.abc import Callable
-from copy import copy
 from functools import partial
 import re
 from statistics import fmean
 
-from extras.runs import plain_parser
+from extras.runs import other_rules, plain_parser
 from extras.tables import markdown, span
 from tasks import END, TASKS, Example, Generation, Repetition, Task, combine, draw_examples
 from train import command, split_means
@@ -30,15 +29,14 @@ def chain(after: Callable[[str], str], example: Example) -> str:
     return "".join("," + item for item in items[1:])
 
 
-def follow(rule: str, task: Task, example: Example) -> str:
-    """The answer by this rule of the task's family."""
-    other, query = copy(task), example.query
-    other.target_rule = rule
+def follow(task: Task, example: Example) -> str:
+    """The answer to the query by the target rule of this task."""
+    rule, query = task.target_rule, example.query
     if isinstance(task, Generation):
-        return chain(other.after, example)
+        return chain(task.after, example)
     if isinstance(task, Repetition):
         counts = range(int(query[-3:-1]) - 1, int(rule[1]) - 1, -1)
-        return ",".join(other.item(rule, query, count) for count in counts) + END
+        return ",".join(task.item(rule, query, count) for count in counts) + END
     values = dict(re.findall(r"(\w)=(\d)", query))  # Summation
     first, second = query[-3:-1]
     result = combine(rule, int(values[first]), int(values[second]), modulus=100)
@@ -52,8 +50,7 @@ def no_arithmetic(item: str) -> str:
 
 
 def wrong_rules(task: Task) -> dict[str, Policy]:
-    return {f"the rule `{rule}`": partial(follow, rule, task)
-            for rule in task.rules if rule != task.target_rule}
+    return {f"the rule `{each.target_rule}`": partial(follow, each) for each in other_rules(task)}
 
 
 def policies(task: Task) -> dict[str, Policy]:

@@ -3,9 +3,8 @@
     {task}.svg       the claim's first metric at each length, a line for each method
     losses.svg       the losses of each pre-training and each tuning
 
-An SVG is text: ``<polyline points="40,20 60,80"/>`` is a line, and y grows downwards. So a picture
-is a list of strings, and a scale from data to pixels is all the geometry there is. The white ground
-keeps it readable on a dark page; widths and dashes tell the lines apart in grey print.
+An SVG is text: ``<polyline points="40,20 60,80"/>`` is a line, and y grows downwards. The white
+ground keeps it readable on a dark page; widths and dashes tell the lines apart in grey print.
 """
 
 from collections import defaultdict
@@ -43,8 +42,6 @@ def styles(each: Experiment) -> dict[str, tuple[str, float, str]]:
     return dict(sorted(chosen.items(), key=lambda item: -item[1][1]))
 
 
-# ------------------------------------------------------------------------------------------- SVG
-
 def element(name: str, content: str = "", **attributes: float | str) -> str:
     """``<name key="value">content</name>``, where ``stroke_width`` becomes stroke-width."""
     pairs = (f' {key.replace("_", "-")}="{value if isinstance(value, str) else round(value, 2)}"'
@@ -77,8 +74,6 @@ def scale(low: float, high: float, start: float, stop: float) -> Scale:
     """From low ... high in the data to start ... stop in pixels."""
     return lambda value: start + (stop - start) * (value - low) / (high - low)
 
-
-# -------------------------------------------------------------------------------------- pictures
 
 def frame(each: Experiment, x: Scale, y: Scale) -> list[str]:
     """The splits, a grey ground where latents are tuned, a grid of fifths, and some lengths."""
@@ -154,9 +149,7 @@ def loss_curves(runs: list[tuple[str, list[list[float]]]]) -> str:
         parts += [element("polyline", fill="none", stroke=colour, points=points(
             (x(step), y(min(1, max(-3, log10(loss))))) for step, loss in enumerate(line) if loss))
             for line, colour in zip(lines, cycle(("#0072b2", "#d55e00", "#8a6d00", "#777777")))]
-    rows = (len(runs) + 2) // 3
-    return picture(56 + 3 * (width + gap), 60 + rows * (height + gap),
-                   "Losses, at every tenth step", parts)
+    return picture(56 + 3 * (width + gap), top + height + gap, "Losses, at every tenth step", parts)
 
 
 def losses(folders: list[Path], rows: list[dict]) -> list[tuple[str, list[list[float]]]]:

@@ -4,9 +4,8 @@
     python -m extras.report docs/results/confirm.jsonl       or any number of files and folders
     python -m extras.report runs/default --svg docs          pictures in their place (pictures.py)
 
-A cell is the mean over the lengths of its split, then over the tuning seeds of a base, then over
-bases, with the sd between bases. experiments.py says which rows are averaged, claims.py how
-differences are judged.
+A cell is the mean over lengths, then over the tuning seeds of a base, then over bases, with the sd
+between bases. experiments.py says which rows are averaged, claims.py how differences are judged.
 """
 
 import argparse
@@ -33,8 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("report", __doc__)
     parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")],
                         help="folders of runs, or files of results; default: runs/default")
-    parser.add_argument("--svg", type=Path, metavar="FOLDER",
-                        help="write pictures into this folder, and no tables")
+    parser.add_argument("--svg", type=Path, metavar="DIR", help="write pictures there, no tables")
     command(report, parser, arguments)
 
 

@@ -2,8 +2,8 @@
 
     python -m extras.results
 
-The text of the page is written by hand. What stands between ``<!--claims-->``, ``<!--confirm-->``
-or ``<!--more-->`` and the next ``<!--end-->`` is made here, and a test compares.
+The text is written by hand. What stands between ``<!--claims-->`` (or confirm, more) and the next
+``<!--end-->`` is made here, and a test compares.
 """
 
 import argparse

@@ -3,13 +3,10 @@
     python -m extras.controls runs/default --task generation --base 0
     python -m extras.controls runs/default --rows full Start_20       these alone
 
-Their results join those of the run. They follow from the first placement that the task's claim
-proposes; here it is Comma_4. The first three are tuned on the run's base, the others are made of
-its tuned latents:
+Their results join those of the run. Here Comma_4 is the first placement that the claim proposes:
 
     Comma_4-own          latents with positions of their own
-    Start_20, Start_96   as many latents at the start as Comma_4 inserts in all, at the longest
-                         length that is tuned on, and at the longest tested one
+    Start_20, Start_96   as many latents as Comma_4 inserts in the longest tuned, and tested, example
     full                 all weights tuned; and how well all other rules of the family are followed
                          when they are stated, before and after: does the base forget?
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
@@ -18,16 +15,16 @@ its tuned latents:
 """
 
 import argparse
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from math import isfinite
 from statistics import fmean
 
 import torch
 from tqdm import tqdm
 
-from extras.runs import CHANGES, Control, Run, make_parser
+from extras.runs import CHANGES, Control, Run, make_parser, other_rules
 from latent_tokens import LatentTokens, Placement, UserError, response_loss
 from model import GPT
 from tasks import Task, draw, draw_examples, random_source
@@ -51,10 +48,7 @@ def default_rows(task: Task) -> list[str]:
 
 def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
                      config: TuneConfig) -> tuple[GPT, list[dict]]:
-    """As ``train.tune``, but what is trained is a copy of the base, without latents.
-
-    Raises UserError if no trial ends with a finite loss.
-    """
+    """As ``train.tune``, but what is trained is a copy of the base, without latents."""
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(none.placement, examples)
     tuned, trials = {}, []
@@ -79,17 +73,6 @@ def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
     if not tuned:
         raise UserError(f"{task.name}, full, seed {seed}: no trial has a finite loss")
     return tuned[min(tuned)], trials
-
-
-def other_rules(task: Task) -> list[Task]:
-    """The task with each other rule of its family as its target rule."""
-    rng, tasks = random_source("other rules", 0), {}
-    for _ in range(1000):  # enough to draw each of Generation's 54 rules
-        other = copy(task)
-        other.target_rule = rng.choice(task.rules)
-        tasks[other.target_rule] = other
-    tasks.pop(task.target_rule, None)
-    return list(tasks.values())
 
 
 def follow(rules: list[Task], model: GPT, none: LatentTokens, method: str, seed: int,
@@ -118,10 +101,9 @@ def add_full(run: Run, seed: int) -> None:
 
 
 def add_tuned(run: Run, placement: Placement, seed: int) -> None:
-    config = run.tuning(seed)
-    row = run.new_row(str(placement), seed, config)
+    row = run.new_row(str(placement), seed, run.tuning(seed))
     if key(row) not in map(key, run.rows):
-        run.rows.append(complete(row, run.base, run.task, run.folder, config))
+        run.rows.append(complete(row, run.base, run.task, run.folder, run.tuning(seed)))
 
 
 def add_altered(run: Run, control: Control, seed: int) -> None:
@@ -138,16 +120,16 @@ def add_altered(run: Run, control: Control, seed: int) -> None:
 
 
 def add_controls(args: argparse.Namespace) -> None:
-    run, jobs = Run.open(args), []
-    for name in args.rows or default_rows(run.task):
-        if name == "full":
-            jobs.append(partial(add_full, run, args.seed))
-        elif ":" in name:
-            jobs.append(partial(add_altered, run, Control.parse(name), args.seed))
+    run = Run.open(args)
+    kinds = [name if name == "full" else (Control if ":" in name else Placement).parse(name)
+             for name in args.rows or default_rows(run.task)]
+    for kind in kinds:  # once all names are understood
+        if kind == "full":
+            add_full(run, args.seed)
+        elif isinstance(kind, Control):
+            add_altered(run, kind, args.seed)
         else:
-            jobs.append(partial(add_tuned, run, Placement.parse(name), args.seed))
-    for job in jobs:  # once all names are understood
-        job()
+            add_tuned(run, kind, args.seed)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -36,18 +36,15 @@ def score(run: Run, latents: LatentTokens, seed: int) -> dict[str, float]:
 
 def tune_once(run: Run, placement: Placement, seed: int) -> LatentTokens:
     config = run.tuning(seed)
-    once = replace(config, trials=config.trials[:1])
-    return tune(run.base, run.task, placement, seed, once)[0]
+    return tune(run.base, run.task, placement, seed, replace(config, trials=config.trials[:1]))[0]
 
 
 def show(args: argparse.Namespace) -> None:
-    """Load, tune, print: a line for the base, then one for each name."""
     run = Run.open(args)
     latents = {"base": LatentTokens(Placement(), run.base.config.n_embd)}
     latents |= {name: make(run, name, args.seed) for name in args.names}
     if args.tune:
-        placement = Placement.parse(args.tune)
-        latents[f"{placement}, tuned now"] = tune_once(run, placement, args.seed)
+        latents[f"{args.tune}, tuned now"] = tune_once(run, Placement.parse(args.tune), args.seed)
     print(f"{'accuracy':24}" + "".join(f"{split:>8}" for split in run.task.splits))
     for name, each in latents.items():
         means = score(run, each, args.seed).values()
