@@ -34,9 +34,5 @@ def measure(args: argparse.Namespace) -> None:
         print(f"{name:24}{mine:8}{mine / slots[0]:10.2f}{spent / seconds[0]:10.2f}")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    command(measure, make_parser("benchmark", __doc__), arguments)
-
-
 if __name__ == "__main__":
-    main()
+    command(measure, make_parser("benchmark", __doc__), None)

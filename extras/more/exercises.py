@@ -151,11 +151,9 @@ def check(folders: list[Path]) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Say of each function in a student's file if it is right, and draw its first mistake."""
     if args.check:
-        check(args.check)
-        return
+        return check(args.check)
     if args.blank or not args.file:
-        print(BLANK.read_text(encoding="utf-8"), end="")
-        return
+        return print(BLANK.read_text(encoding="utf-8"), end="")
     try:
         functions = runpy.run_path(args.file)
     except (Exception, SystemExit) as error:

@@ -94,8 +94,8 @@ def experiments(rows: list[dict]) -> list[Experiment]:
         mine = settings(row)
         home = next((each for each in found if settings(each.rows[0]) == mine), None)
         if home is None:
-            same_task = (settings(each.rows[0]) for each in found if each.task == row["task"])
-            first = next(same_task, mine)
+            same_task = (each.rows[0] for each in found if each.task == row["task"])
+            first = settings(next(same_task, row))
             note = ", ".join(f"{name} {mine.get(name)} in place of {first.get(name)}"
                              for name in first | mine if mine.get(name) != first.get(name))
             home = Experiment(row["task"], [], note)

@@ -88,9 +88,8 @@ def frame(each: Experiment, x: Scale, y: Scale) -> list[str]:
         parts += [segment(LEFT, y(share), LEFT + WIDTH, y(share), "#dddddd"),
                   text(LEFT - 8, y(share) + 4, f"{share}", text_anchor="end")]
     step = 1 + (each.lengths[-1] - each.lengths[0]) // 12
-    for length in (length for length in each.lengths if length % step == 0):
-        parts += [segment(x(length), bottom, x(length), bottom + 5, "#222222"),
-                  text(x(length), bottom + 19, str(length), text_anchor="middle")]
+    parts += [text(x(length), bottom + 19, str(length), text_anchor="middle")
+              for length in each.lengths if length % step == 0]
     name = each.about.length_name.removesuffix("s {}").format("").strip(" =")  # equation
     return [*parts, text(LEFT + WIDTH / 2, bottom + 39, name, text_anchor="middle")]
 

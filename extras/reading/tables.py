@@ -15,9 +15,8 @@ def markdown(head: list[str], lines: Iterable[list[str]]) -> str:
 def mean_and_sd(values: Iterable[float]) -> str:
     """``0.93 ± 0.02``"""
     values = list(values)
-    if not values:
-        return ""
-    return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    sd = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{fmean(values):.2f}{sd}" if values else ""
 
 
 def span(lengths: list[int]) -> str:
@@ -41,16 +40,15 @@ def methods_table(each: Experiment) -> str:
 
 
 def fading_table(each: Experiment) -> str:
-    """Whether mistakes only add up; "" for a task of which an answer gives the score of one length,
-    not of all up to it."""
+    """Do mistakes only add up? "" for a task whose answers give the score of one length each."""
     if len(each.about.test_lengths) != 1:
         return ""
     splits = {name: each.splits[name] for name in ("ID", "far OOD") if name in each.splits}
     lines = [[f"`{method}`", *(mean_and_sd(each.still_right(method, lengths).values())
                                for lengths in splits.values())] for method in each.methods]
-    return ("Mistakes add up in `exact`. Of the answers that are right up to k - 1, this share is "
-            "right at k, too;\nwhere it falls, the rule fades:\n\n"
-            + markdown([each.task, *(f"k = {span(lengths)}" for lengths in splits.values())], lines))
+    heads = [f"{name}, k = {span(lengths)}" for name, lengths in splits.items()]
+    return ("In `exact` mistakes add up. Of the answers that are right up to k - 1, the share that "
+            f"is right at k:\n\n{markdown([each.task, *heads], lines)}")
 
 
 def sections(found: list[Experiment]) -> str:

@@ -6,7 +6,7 @@
 Their results join those of the run. Here Comma_4 is the first placement that the claim proposes:
 
     Comma_4-own          latents with positions of their own
-    Start_20, Start_96   as many latents as Comma_4 inserts in the longest tuned, and tested, example
+    Start_20, Start_96   as many latents as Comma_4 inserts in the longest tuned, tested example
     full                 all weights tuned; and how well all other rules of the family are followed
                          when they are stated, before and after: does the base forget?
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
@@ -41,8 +41,7 @@ def default_rows(task: Task) -> list[str]:
     for lengths in (task.id_lengths, task.test_lengths):
         longest = task.example(random_source("layout", 0), max(lengths))
         batch = to_batch(proposed, [longest])
-        inserted = batch.sources.shape[1] - batch.token_ids.shape[1]
-        rows.append(f"Start_{inserted}")
+        rows.append(f"Start_{batch.sources.shape[1] - batch.token_ids.shape[1]}")
     return [*rows, *(f"{proposed}:{change}" for change in CHANGES if proposed.total > 1), "full"]
 
 
