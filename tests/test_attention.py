@@ -1,7 +1,5 @@
-"""Kinds of slots, shares and maps, worked by hand."""
+"""Kinds of slots and shares, worked by hand."""
 
-
-import pytest
 import torch
 
 from extras import attention
@@ -84,8 +82,6 @@ def test_wrong_answers_are_not_read(finished, capsys, monkeypatch):
     assert read == draw_examples(TASKS["generation"], [5], "test", 0, 3)[::2]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--method", "Comma_2"], "make one with python train.py"),
-    (["--length", "4"], "no answer is without")])
-def test_a_mistake_is_one_line(finished, capsys, arguments, message):
-    assert message in refused(capsys, attention, finished, "--method", "Comma_1", *arguments)
+def test_a_mistake_is_one_line(finished, capsys):
+    assert "make one with" in refused(capsys, attention, finished, "--method", "Comma_2")
+    assert "no answer is without" in refused(capsys, attention, finished, "--method", "Comma_1")
