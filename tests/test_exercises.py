@@ -11,24 +11,12 @@ from extras import exercises
 from tests.command_line import refused
 
 SOLUTION = '''
-def position_ids(is_latent):
-    return [is_latent[:slot].count(False) for slot in range(len(is_latent))]
-
-
-def sources(token_ids, comma, m):
-    slots = []
-    for t, token_id in enumerate(token_ids):
-        slots += [*range(m), m + t] if token_id == comma else [m + t]
-    return slots
-
-
-def read_slots(is_latent, query_slots):
-    verbal = [slot for slot in range(query_slots, len(is_latent)) if not is_latent[slot]]
-    return [query_slots - 1, *verbal[:-1]]
-
-
-def stands_before(k, t):
-    return t > 0 and t % k == 0
+stands_before = lambda k, t: t > 0 and t % k == 0
+position_ids = lambda is_latent: [is_latent[:slot].count(False) for slot in range(len(is_latent))]
+sources = lambda token_ids, comma, m: [source for t, token_id in enumerate(token_ids)
+                                       for source in [*range(m * (token_id == comma)), m + t]]
+read_slots = lambda is_latent, query_slots: [query_slots - 1, *(
+    slot for slot in range(query_slots, len(is_latent)) if not is_latent[slot])][:-1]
 '''
 
 

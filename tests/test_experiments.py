@@ -1,6 +1,7 @@
 """Commands that read a run or add to it: a result is only taken for what it is."""
 
 import random
+import re
 import shlex
 
 import pytest
@@ -10,7 +11,7 @@ from extras import answers, controls, report, score, show, testbeds
 from extras.runs import Control, Run, make_parser, other_rules
 import latent_tokens
 from latent_tokens import LatentTokens, Placement, UserError
-from tasks import TASKS, TOKEN_ID, Repetition, Task
+from tasks import TASKS, TOKEN_ID, Example, Repetition, Task
 from tests.command_line import refused
 import train
 from train import RESULTS, TuneConfig, key, read_results, weights_checksum
@@ -174,6 +175,56 @@ def test_the_dial_runs_as_a_task(tmp_path, monkeypatch):
         monkeypatch.setitem(TASKS, f"generation-{rate}", None)  # so that they go after the test
     testbeds.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--task", "generation-0.1"])
     assert list(rows_in(tmp_path)) == [*train.REFERENCES, "Start_4", "Comma_4"]
+
+
+EXAMPLE = Example("44@47=83,", "47@83=34,83@34=21,")
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("47@83=34,83@34=21,", "without a mistake\n    47@83=34,\n    83@34=21,"),
+    ("47@83=34,93@34=21,", "first mistake: character 10\n    47@83=34,\n    93@34=21,\n    ^"),
+    ("47@", "first mistake: character 4\n    47@\n       ^"),
+    ("47@83=34,", "first mistake: character 10\n    47@83=34,\n    \n    ^")])
+def test_the_mark_stands_under_the_first_mistake_even_of_an_answer_cut_short(text, expected):
+    assert answers.marked(EXAMPLE, text, width=9) == expected
+
+
+@pytest.mark.parametrize("notation", ["Start_3", "Comma_2", "End_1+Comma_1", "40_3"])
+def test_vectors_keep_their_values_and_order(notation):
+    latents = LatentTokens(Placement.parse("Comma_3"), 8)
+    latents.vectors.data.normal_()
+    placed = Control.parse(f"Comma_3:{notation}").of(latents, 0)
+    assert str(placed.placement) == notation
+    assert torch.equal(placed.vectors, latents.vectors[:placed.placement.total])
+
+
+def test_a_line_for_each_name_one_trial_and_nothing_saved(finished, capsys, monkeypatch):
+    monkeypatch.setattr(score, "tune", lambda *arguments: trials.append(
+        len(arguments[-1].trials)) or train.tune(*arguments))
+    trials = []
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    names = ["Comma_1", "Start_2:End_1", "Comma_1:random", "Start_2:shuffled"]
+    score.main([*names, "--tune", "End_1", "--folder", str(finished)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:24].strip() for line in lines] == ["accuracy", "base", *names, "End_1, tuned now"]
+    assert trials == [1]
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+
+
+def test_means_are_by_items_and_of_the_tasks_splits(model, monkeypatch):
+    """Cut off after four items."""
+    monkeypatch.setattr(train, "answers", lambda base, latents, task, method, examples: [
+        "".join(re.findall("[^,]*[,;]", example.response)[:4]) for example in examples])
+    run, none = Run(None, [], TASKS["repetition"], 0, model), LatentTokens(Placement(), 16)
+    assert list(score.score(run, none, seed=0).values()) == pytest.approx(
+        [1, (4 / 5 + 4 / 7) / 2, 4 / 7])
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("Comma_1:Comma_3", "Comma_3 needs 3 vectors"), ("Comma_1:shuffled", "is no control"),
+    ("Comma_1:shufled", "unknown placement 'shufled'")])
+def test_names_that_nothing_fits_are_one_line(name, expected, finished, capsys):
+    assert expected in refused(capsys, score, name, "--folder", finished)
 
 
 class Fork(Repetition):

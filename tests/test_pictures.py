@@ -70,10 +70,6 @@ def test_a_picture_upside_down_or_off_by_half_a_step():
     assert {"<&>", "equation"} <= {label.text for label in parsed(svg, "text")}
 
 
-def test_a_label_below_the_plot_or_out_of_order():
-    assert pictures.spread([100, 300, 101, 299], bottom=300) == [100, 300, 117, 283]
-
-
 def test_losses_of_other_runs_or_off_their_scale(finished, capsys):
     """From 10 at y = 66 to 0.001, 110 below; of three steps, each is 80 to the right."""
     base = GPT.load(finished / "generation-base0.pt")
