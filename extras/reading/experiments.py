@@ -71,7 +71,8 @@ class Experiment:
         k in these lengths, all rows of a base together."""
         before, after = defaultdict(float), defaultdict(float)
         for row in self.rows:
-            exact = {0: 1.0} | dict(zip(row["lengths"], row["exact"]))
+            exact = {0: 1.0} | {k: share for k, share in zip(row["lengths"], row["exact"])
+                                if isfinite(share)}
             for k in lengths if row["method"] == method else ():
                 if {k - 1, k} <= exact.keys():
                     before[row["base"], row["base_checksum"]] += exact[k - 1]

@@ -1,7 +1,7 @@
 """The tables of a run as Markdown, with tests and verdicts, from its results alone.
 
     python -m extras.report runs/default
-    python -m extras.report docs/results/confirm.jsonl       or any number of files and folders
+    python -m extras.report docs/results/confirm.jsonl       any number of folders, or files of rows
     python -m extras.report runs/default --svg docs          pictures in their place (pictures.py)
 
 A cell is the mean over lengths, then over the tuning seeds of a base, then over bases, with the sd
@@ -30,8 +30,7 @@ def report(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("report", __doc__)
-    parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")],
-                        help="folders of runs, or files of results; default: runs/default")
+    parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")])
     parser.add_argument("--svg", type=Path, metavar="DIR", help="write pictures there, no tables")
     command(report, parser, arguments)
 

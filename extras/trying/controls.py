@@ -106,7 +106,6 @@ def add_tuned(run: Run, placement: Placement, seed: int) -> None:
 
 
 def add_altered(run: Run, control: Control, seed: int) -> None:
-    """Test what becomes of tuned latents."""
     config = run.tuning(seed, str(control.placement))
 
     def measure() -> dict:

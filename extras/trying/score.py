@@ -22,10 +22,9 @@ QUICK = TuneConfig(test_examples=32)
 
 def make(run: Run, name: str, seed: int) -> LatentTokens:
     """The latents that a name on the command line stands for. Raises UserError on any other."""
-    if ":" not in name:
-        return run.latents(Placement.parse(name), seed)
-    control = Control.parse(name)
-    return control.of(run.latents(control.placement, seed), seed)
+    placement, changed, _ = name.partition(":")
+    latents = run.latents(Placement.parse(placement), seed)
+    return Control.parse(name).of(latents, seed) if changed else latents
 
 
 def score(run: Run, latents: LatentTokens, seed: int) -> dict[str, float]:
