@@ -40,7 +40,7 @@ def answer(base: GPT, latents: torch.Tensor, query: str, length: int) -> str:
     return decode(token_ids)[len(query):]
 
 
-def main(path: str, steps: int = 200) -> None:
+def main(path: str = "runs/default/generation-base0.pt", steps: int = 200) -> None:
     if not Path(path).exists():
         sys.exit(f"there is no {path}: make it with python train.py")
     torch.manual_seed(0)
@@ -60,4 +60,4 @@ def main(path: str, steps: int = 200) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:2])

@@ -56,7 +56,7 @@ def test_lost_or_foreign_latents_are_refused(damage, finished, capsys):
 
 def test_another_base_or_task_of_the_same_name_has_no_results(finished, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(TASKS["generation"], "target_rule", "++9", raising=False)
+        patch.setattr(type(TASKS["generation"]), "target_rule", "++9")
         assert "no result of Start_2" in refused(capsys, show, finished, "--method", "Start_2")
     spoil(finished / "generation-base0.pt",
           lambda saved: saved["weights"]["head.weight"].add_(1e-3))
