@@ -152,25 +152,6 @@ def test_ideal_figures_that_forget_rules_which_cannot_be_told_apart():
             "rule known": operands, "ideal": operands + cost, "no memory": operands + all_costs})
 
 
-def test_a_probe_that_is_tested_on_what_it_was_fitted_to():
-    torch.manual_seed(0)
-    classes = torch.randint(3, (300,))
-    labels = ["+-x"[each] for each in classes]
-    inputs = torch.randn(3, 20)[classes] + 0.1 * torch.randn(300, 20)
-    assert measure.linear_probe(inputs, labels) > 0.97
-    assert measure.linear_probe(torch.randn(300, 100), labels) < 0.5
-
-
-def test_the_end_of_a_prefix_returned_as_its_continuation():
-    decoder = random_decoder(TINY)
-    decoder.head.weight.data *= 100  # as good as greedy
-    z = torch.randn(2, *decoder.z_shape)
-    whole = measure.continuations(decoder, ["12", "34"], z, 6, torch.Generator().manual_seed(0))
-    start = [prefix + written[:2] for prefix, written in zip(["12", "34"], whole)]
-    rest = measure.continuations(decoder, start, z, 4, torch.Generator().manual_seed(0))
-    assert rest == [written[2:] for written in whole] and len(whole[0]) == 6
-
-
 def test_lines_of_another_experiment_or_half_lines_in_the_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "INFERENCE_STEPS", (0, 2))
     path = tmp_path / "new" / "thoughts.jsonl"
