@@ -156,6 +156,7 @@ class Generation(Task):
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
     length_name = "equations {}"
+    claim = Claim(("Comma_4",), ("Start_4", "End_4"), ("exact", "accuracy"))
     pretraining = {"steps": 900, "short_until": 0.5}
     restated = 0.0  # how often a document that states a rule states another before an equation
 

@@ -3,6 +3,7 @@
     python -m docs.one_page runs/default/generation-base0.pt
 """
 
+from pathlib import Path
 import random, sys
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,9 @@ def answer(base: GPT, latents: torch.Tensor, query: str, length: int) -> str:
     return decode(token_ids)[len(query):]
 
 
-def main(path: str, steps: int = 200) -> None:
+def main(path: str = "runs/default/generation-base0.pt", steps: int = 200) -> None:
+    if not Path(path).exists():
+        sys.exit(f"there is no {path}: make it with python train.py")
     torch.manual_seed(0)
     base, task, rng = GPT.load(path), TASKS["generation"], random.Random(0)
     latents = base.token_embedding.mean(dim=0) + 0.1 * torch.randn(4, base.config.n_embd)
@@ -57,4 +60,4 @@ def main(path: str, steps: int = 200) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:2])

@@ -1,13 +1,3 @@
-"""Ctrl-C ends a command with one line also while PyTorch is still being imported."""
+"""The modules of each room are found as ``extras.NAME``, so that a command has a short name."""
 
-import sys
-
-
-def one_line(kind, error, traceback) -> None:
-    if kind is KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
-
-
-sys.excepthook = one_line
+__path__ += [f"{__path__[0]}/{room}" for room in ("reading", "inside", "trying", "more")]

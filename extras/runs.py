@@ -6,7 +6,8 @@ a result only if it has the checksum in that. So what is shown is never of anoth
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from copy import copy
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 import shlex
@@ -18,9 +19,8 @@ import torch.nn.functional as F
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import TASKS, Task
-import train
 from train import (KEY, REFERENCES, RESULTS, TuneConfig, about, append_result, key, number,
-                   read_results, split_means, test, tune, weights_checksum)
+                   read_results, split_means, weights_checksum)
 
 
 def plain_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ class Run:
         rows = read_results(results) if results.exists() else []
         if not path.exists():
             raise UserError(f"there is no {path}: make it with "
-                            f"{train_command(args.folder, rows, task, args.base)}")
+                            f"{train_command(args.folder, task, args.base)}")
         try:
             return cls(args.folder, rows, task, args.base, GPT.load(path))
         except ValueError as error:
@@ -77,45 +77,31 @@ class Run:
             if (all(row[name] == asked[name] for name in names)
                     and row["tuning"].keys() == asked["tuning"].keys()):  # of this version
                 return row
-        command = train_command(self.folder, self.rows, self.task, self.number, method, seed)
+        command = train_command(self.folder, self.task, self.number, seed)
+        command += f" --methods {method}" * (method not in REFERENCES)
         raise UserError(f"{self.folder / RESULTS} has no result of {method}, seed {seed}, on this "
                         f"{self.task.name}-base{self.number}.pt: make one with {command}")
 
     def tuning(self, seed: int, method: str = "base") -> TuneConfig:
         """The tuning settings of a result; by default those of train.py's last command."""
-        saved = self.row(method, seed)["tuning"]
-        return TuneConfig(**saved | {"trials": tuple(map(tuple, saved["trials"]))})
+        return TuneConfig(**self.row(method, seed)["tuning"])
 
     def latents(self, placement: Placement, seed: int) -> LatentTokens:
-        """The tuned latents of a result: from their file or, if that does not hold them, anew."""
+        """The tuned latents of a result. Raises UserError if their file does not hold them."""
         row = self.row(str(placement), seed)
         path = self.folder / row["latents"]
-        try:
-            latents = LatentTokens.load(path, self.base.config.n_embd)
-        except UserError:  # lost or damaged
-            latents = LatentTokens(Placement(), self.base.config.n_embd)
+        latents = LatentTokens.load(path, self.base.config.n_embd)
         if (latents.placement, weights_checksum(latents)) != (placement, row["vectors_checksum"]):
-            print(f"{path} does not hold the latents of this result: they are tuned anew")
-            config = self.tuning(seed, str(placement))
-            latents, _ = tune(self.base, self.task, placement, seed, config)
-            path.parent.mkdir(exist_ok=True)
-            latents.save(path)
+            raise UserError(f"{path} does not hold the latents of its line in {RESULTS}: remove "
+                            "the line, and run train.py again")
         return latents
-
-    def test(self, latents: LatentTokens, name: str, seed: int, config: TuneConfig) -> dict:
-        """What latents give on the base, for a row of this name."""
-        return {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
-                **test(self.base, latents, self.task, name, seed, config)}
-
-    def is_finished(self, row: dict) -> bool:
-        return key(row) in map(key, self.rows)
 
     def add(self, name: str, seed: int, config: TuneConfig, measure: Callable[[], dict]) -> None:
         """Append a result, unless it is there: what ``measure`` returns, as a row of this name."""
         row, started = self.new_row(name, seed, config), time.perf_counter()
-        if self.is_finished(row):
+        if key(row) in map(key, self.rows):
             return
-        row |= {"trained": 0, "trials": [], "vectors_checksum": 0} | measure()
+        row |= {"trained": 0, "starts": [], "start": None, "vectors_checksum": 0} | measure()
         row["seconds"] = round(time.perf_counter() - started, 1)
         append_result(self.folder / RESULTS, row)
         self.rows.append(row)
@@ -124,39 +110,36 @@ class Run:
               *(f"{mean:.2f}" for mean in means))
 
 
-def train_command(folder: Path, rows: list[dict], task: Task, number: int, method: str = "base",
-                  seed: int = 0) -> str:
-    """What makes a base or result that is missing, with the budget of those that are there."""
-    tuning = {"steps": TuneConfig.steps} | (rows[-1]["tuning"] if rows else {})
-    words = ["python train.py --task", task.name, "--bases", number, "--seeds", seed + 1,
-             "--out", shlex.quote(folder.as_posix())]
-    words += [] if method in REFERENCES else ["--methods", method]
-    if train.FAST_TUNE.items() <= tuning.items():
-        words.append("--fast")
-    elif tuning["steps"] != TuneConfig.steps:
-        words += ["--steps", tuning["steps"]]
-    return " ".join(map(str, words))
+def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:
+    """What makes a base or result that is missing."""
+    return (f"python train.py --out {shlex.quote(folder.as_posix())} --task {task.name} "
+            f"--bases {number} --seeds {seed + 1}")
 
 
-CHANGES = ("random", "shuffled", "removed")
+def other_rules(task: Task) -> list[Task]:
+    """The task with each other rule of its family as its target rule."""
+    others = {rule: copy(task) for rule in task.rules if rule != task.target_rule}
+    for rule, other in others.items():
+        other.target_rule = rule
+    return list(others.values())
+
+
+CHANGES = ("random", "shuffled")
 
 
 @dataclass(frozen=True)
 class Control:
     """Tuned latents that are changed, or stand in the places of another placement
-    (extras/controls.py says how). What is no control of its placement cannot be built: UserError.
-    """
+    (controls.py says how). What is no control of its placement cannot be built: UserError."""
 
     placement: Placement
     change: str  # one of CHANGES, or a placement
 
     def __post_init__(self):
-        vectors, groups = self.placement.total, len(self.placement.groups)
-        needed = {"random": vectors > 0, "shuffled": vectors > 1, "removed": groups > 1}
         if self.change not in CHANGES:
             Placement.parse(self.change)
-        elif not needed[self.change]:
-            raise UserError(f"{self} is no control: shuffled needs two vectors, removed two groups")
+        elif self.change == "shuffled" and self.placement.total < 2:
+            raise UserError(f"{self} is no control: there is nothing to shuffle")
 
     @classmethod
     def parse(cls, name: str) -> "Control":
@@ -169,9 +152,7 @@ class Control:
     def of(self, latents: LatentTokens, seed: int) -> LatentTokens:
         """What becomes of the tuned latents of this placement."""
         placement, vectors = self.placement, latents.vectors.detach()
-        if self.change == "removed":
-            placement = replace(placement, groups=placement.groups[:-1])
-        elif self.change == "shuffled":
+        if self.change == "shuffled":
             vectors = vectors.roll(1, dims=0)
         elif self.change == "random":
             generator = torch.Generator().manual_seed(seed + 1_000_000)  # not of initial values
@@ -179,13 +160,8 @@ class Control:
             vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
         else:
             placement = Placement.parse(self.change)
-        return place(vectors, placement)
-
-
-def place(vectors: torch.Tensor, placement: Placement) -> LatentTokens:
-    """The first of these vectors, (M, D), as latents. Raises UserError if they are too few."""
-    if placement.total > len(vectors):
-        raise UserError(f"{placement} needs {placement.total} vectors, not {len(vectors)}")
-    latents = LatentTokens(placement, vectors.shape[1])
-    latents.vectors.data.copy_(vectors[:placement.total])
-    return latents
+        if placement.total > len(vectors):
+            raise UserError(f"{placement} needs {placement.total} vectors, not {len(vectors)}")
+        changed = LatentTokens(placement, vectors.shape[1])
+        changed.vectors.data.copy_(vectors[:placement.total])
+        return changed

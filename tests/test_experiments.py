@@ -7,18 +7,17 @@ import shlex
 import pytest
 import torch
 
-from extras import answers, controls, crossed, mixture, score, show, testbeds
-from extras.runs import Control, Run, make_parser
+from extras import answers, controls, report, score, show, testbeds
+from extras.runs import Control, Run, make_parser, other_rules
 import latent_tokens
-from latent_tokens import LatentTokens, Placement, UserError
-from tasks import TASKS, TOKEN_ID, Example, Score, Task, draw
+from latent_tokens import LatentTokens, Placement
+from tasks import TASKS, TOKEN_ID, Example, Repetition, Task
 from tests.command_line import refused
 import train
 from train import RESULTS, TuneConfig, key, read_results, weights_checksum
 
 pytestmark = pytest.mark.usefixtures("tiny")
 LATENTS = "latents/generation-base0-Start_2-seed0.pt"
-START_2 = Placement.parse("Start_2")
 
 
 def run_train(out, *arguments: str) -> None:
@@ -43,36 +42,19 @@ def spoil(path, change) -> None:
     torch.save(saved, path)
 
 
-# ------------------------------------------------------------------------ latents and their results
-
 @pytest.mark.parametrize("damage", [
     lambda path: path.unlink(), lambda path: path.write_text("damaged"),
     lambda path: path.write_bytes((path.parent / "generation-base0-Comma_1-seed0.pt").read_bytes()),
     lambda path: spoil(path, lambda saved: saved["vectors"].mul_(2)),
     lambda path: spoil(path, lambda saved: saved.update(placement="End_2"))])
-def test_lost_or_foreign_latents_are_tuned_anew_and_saved_with_a_word(damage, finished, capsys):
+def test_lost_or_foreign_latents_are_refused(damage, finished, capsys):
     damage(finished / LATENTS)
-    for said in (True, False):
-        latents = open_run(finished).latents(START_2, 0)
-        assert weights_checksum(latents) == rows_in(finished)["Start_2"]["vectors_checksum"]
-        assert latents.placement == START_2
-        assert ("they are tuned anew" in capsys.readouterr().out) == said
-
-
-def test_latents_are_tuned_anew_with_the_settings_of_the_newest_result(finished, monkeypatch):
-    """Of Start_2's own newest: the last command here had others."""
-    old = rows_in(finished)["base"]
-    monkeypatch.setitem(train.FAST_TUNE, "trials", ((0.5, 0.1),))
-    run_train(finished, "--methods", "Start_2")
-    train.append_result(finished / RESULTS, old)
-    latents = LatentTokens.load(finished / LATENTS, 16)
-    (finished / LATENTS).unlink()
-    assert torch.equal(latents.vectors, open_run(finished).latents(START_2, 0).vectors)
+    assert LATENTS in refused(capsys, show, finished, "--method", "Start_2")
 
 
 def test_another_base_or_task_of_the_same_name_has_no_results(finished, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(TASKS["generation"], "target_rule", "++9", raising=False)
+        patch.setattr(type(TASKS["generation"]), "target_rule", "++9")
         assert "no result of Start_2" in refused(capsys, show, finished, "--method", "Start_2")
     spoil(finished / "generation-base0.pt",
           lambda saved: saved["weights"]["head.weight"].add_(1e-3))
@@ -80,110 +62,70 @@ def test_another_base_or_task_of_the_same_name_has_no_results(finished, capsys, 
     assert "no result of base" in refused(capsys, controls, finished)
 
 
-@pytest.mark.parametrize("arguments, commands", [
-    (["--seed", "1"], 1), (["--base", "1"], 2), (["--task", "summation"], 1),
-    (["--method", "End_1"], 1)])
-def test_the_command_that_an_error_names_makes_what_is_missing(arguments, commands, finished,
-                                                               capsys):
-    """The base, where that is missing, and then the latents."""
+def test_the_command_that_an_error_names_makes_what_is_missing(finished, capsys):
+    """The base, and then the latents."""
     folder = finished.rename(finished.with_name("with spaces"))
-    for _ in range(commands):
-        error = refused(capsys, show, folder, "--method", "Start_2", *arguments)
-        train.main(shlex.split(error.split("python train.py ")[1]))
-    show.main([str(folder), "--method", "Start_2", *arguments])
-
-
-def test_that_command_has_the_budget_of_the_run(finished, capsys):
-    row = rows_in(finished)["base"]
-    row["tuning"] |= {"steps": 7, "batch_size": 16}
-    train.append_result(finished / RESULTS, row)
-    error = refused(capsys, show, finished, "--method", "End_1")
-    assert "--steps 7" in error and "--fast" not in error
+    arguments = ["--method", "End_1", "--seed", "1", "--base", "1"]
+    for _ in range(2):
+        error = refused(capsys, show, folder, *arguments)
+        train.main(["--fast", *shlex.split(error.split("python train.py ")[1])])
+    show.main([str(folder), *arguments])
 
 
 def test_a_mistyped_folder_is_not_made_and_a_damaged_base_is_named(tmp_path, capsys):
-    for command in (answers, controls):
-        assert "there is no" in refused(capsys, command, tmp_path / "typo")
+    assert "there is no" in refused(capsys, controls, tmp_path / "typo")
     (tmp_path / "generation-base0.pt").write_text("damaged")
     assert "is not a readable base" in refused(capsys, controls, tmp_path)
     assert not (tmp_path / "typo").exists()
 
 
-# ------------------------------------------------------------------------ controls
-
-@pytest.mark.parametrize("name", [
-    "reminders:random", "full:shuffled", "base:removed", "Comma_4:removed", "Comma_1:shuffled",
-    "Comma_4:turned", "Comma_4:", "base", "reminders", "Comma_4:AdamW-0.3"])
+@pytest.mark.parametrize("name", ["base:random", "Comma_1:shuffled", "Comma_4:turned", "base"])
 def test_what_does_not_fit_is_refused_before_the_work(name, finished, capsys):
     before = (finished / RESULTS).read_bytes()
     refused(capsys, controls, finished, "--rows", "Start_1", name)
     assert (finished / RESULTS).read_bytes() == before
-    with pytest.raises(UserError):
-        Control.parse(name)
 
 
-def test_what_is_shuffled_removed_and_random():
+def test_what_is_shuffled_and_random():
     latents = LatentTokens(Placement.parse("Start_1+Comma_2"), 4)
     latents.initialize(torch.randn(9, 4), torch.Generator().manual_seed(0))
-    random_, shuffled, removed = (Control.parse(f"Comma_2+Start_1:{change}").of(latents, seed=0)
-                                  for change in ("random", "shuffled", "removed"))
+    random_, shuffled = (Control.parse(f"Comma_2+Start_1:{change}").of(latents, seed=0)
+                         for change in ("random", "shuffled"))
     assert torch.equal(shuffled.vectors, latents.vectors[[2, 0, 1]])
-    assert torch.equal(removed.vectors, latents.vectors[:1])
-    assert [str(each.placement) for each in (shuffled, removed)] == ["Start_1+Comma_2", "Start_1"]
+    assert random_.placement == shuffled.placement == latents.placement
     torch.testing.assert_close(random_.vectors.norm(dim=1), latents.vectors.norm(dim=1))
     for other in (latents.vectors, torch.randn(3, 4, generator=torch.Generator().manual_seed(0))):
         assert (torch.cosine_similarity(random_.vectors, other) < 0.99).all()
 
 
-@pytest.mark.parametrize("name, tuned, tested, changes", [
-    ("generation", 8, 20, ["random", "shuffled"]),  # 2 and 5 equations here
-    ("repetition", 8, 14, ["random", "shuffled", "removed"]),
-    ("summation", 22, 38, ["random", "shuffled"])])
-def test_controls_insert_as_many_latents_as_the_proposed_placement(name, tuned, tested, changes):
-    task, proposed = TASKS[name], TASKS[name].claim.proposed[0]
-    assert controls.default_rows(task) == [
-        *task.claim.baselines, *task.claim.proposed, f"{proposed}-own", f"Start_{tuned}",
-        f"End_{tuned}", f"Start_{tested}",
-        f"End_{tested}", *(f"{proposed}:{change}" for change in changes), "full"]
+def test_controls_insert_as_many_latents_as_the_proposed_placement():
+    assert controls.default_rows(TASKS["repetition"]) == [
+        "Start_4", "End_4", "Start_2+Comma_2", "Start_2+Comma_2-own", "Start_8", "Start_14",
+        "Start_2+Comma_2:random", "Start_2+Comma_2:shuffled", "full"]  # n = 2 and 5 here
 
 
 def test_results_of_controls_join_the_run_once_and_say_what_they_are(finished, monkeypatch):
     monkeypatch.setattr(controls, "follow", lambda rules, model, *arguments: {
         "lengths": [1], "accuracy": [0.0], "exact": [0.0], "model": weights_checksum(model)})
-    names = ["Comma_1-own", "Start_1+Comma_1:removed", "Start_2:random", "full"]
+    names = ["Comma_1-own", "Start_1+Comma_1:shuffled", "Start_2:random", "full"]
     for _ in range(2):
-        controls.main([str(finished), "--rows", "Comma_1+Start_1", *names,
-                       "Comma_1+Start_1:removed"])
+        controls.main([str(finished), "--rows", "Comma_1+Start_1", *names])
     rows = rows_in(finished)
     names += [f"{method}, other rules, {when} full" for method in ("instruction", "reminders")
               for when in ("before", "after")]
     size = sum(weights.numel() for weights in open_run(finished).base.parameters())
     assert list(rows)[6:] == names
-    assert [rows[name]["trained"] for name in names] == [16, 16, 0, size, 0, size, 0, size]
+    assert [rows[name]["trained"] for name in names] == [16, 32, 0, size, 0, size, 0, size]
     assert [trial["lr"] for trial in rows["full"]["trials"]] == [1e-4, 3e-4, 1e-3]
-    assert [rows[name]["tuning"] for name in names] == [rows["base"]["tuning"]] * len(names)
     checksums = [rows[name]["vectors_checksum"] for name in ("Start_2", "Start_2:random", "full")]
     assert len(set(checksums)) == 3 and checksums[2] == 0
     tested = [rows[name]["model"] for name in names[4:]]
     assert tested == [rows["base"]["base_checksum"], tested[1]] * 2 and len(set(tested)) == 2
 
 
-def test_full_tuning_changes_a_copy_and_keeps_the_best_trial(finished, monkeypatch):
-    run, none = open_run(finished), LatentTokens(Placement(), 16)
-    config = TuneConfig(steps=3, batch_size=4, validation_examples=5)
-    monkeypatch.setattr(controls, "FULL_TRIALS", ((1e-9, 0.0), (1e-2, 0.0), (1e-8, 0.0)))
-    before = weights_checksum(run.base)
-    model, trials = controls.tune_all_weights(run.base, none, run.task, 0, config)
-    monkeypatch.setattr(controls, "FULL_TRIALS", ((1e-2, 0.0),))
-    alone, _ = controls.tune_all_weights(run.base, none, run.task, 0, config)
-    assert min(trials, key=lambda trial: trial["validation_loss"])["lr"] == 1e-2
-    assert weights_checksum(model) == weights_checksum(alone)
-    assert weights_checksum(run.base) == before != weights_checksum(model)
-
-
 def test_all_other_rules_of_a_family_count_equally(model, monkeypatch):
     for name, count in {"generation": 53, "repetition": 3, "summation": 2}.items():
-        rules = [other.target_rule for other in controls.other_rules(TASKS[name])]
+        rules = [other.target_rule for other in other_rules(TASKS[name])]
         assert len(set(rules)) == len(rules) == count and TASKS[name].target_rule not in rules
 
     def test(model, latents, task, method, seed, config) -> dict:
@@ -192,15 +134,10 @@ def test_all_other_rules_of_a_family_count_equally(model, monkeypatch):
         return {"lengths": [1, 2], "accuracy": [right, right], "exact": [right, right / 2]}
 
     monkeypatch.setattr(controls, "test", test)
-    rules, config = controls.other_rules(TASKS["repetition"]), TuneConfig(test_examples=10)
+    rules, config = other_rules(TASKS["repetition"]), TuneConfig(test_examples=10)
     assert controls.follow(rules, model, None, "base", 0, config) == {
         "lengths": [1, 2], "accuracy": pytest.approx([1 / 3, 1 / 3]),
         "exact": pytest.approx([1 / 3, 1 / 6])}
-
-
-# ------------------------------------------------------------------------ testbeds
-
-variants = {task.name: task for task in testbeds.VARIANTS}
 
 
 def test_the_dial_restates_as_often_as_it_says():
@@ -214,115 +151,79 @@ def test_the_dial_restates_as_often_as_it_says():
     assert TASKS["generation"].restated == 0
 
 
-def test_forty_rules_tunes_on_forty_and_tests_on_fourteen_others():
-    task, rng = variants["forty-rules"], random.Random(0)
-    rules = {purpose: {draw(task, 5, purpose, rng).query[1:4] for _ in range(600)}
-             for purpose in ("tune", "validation", "test")}
-    assert len(rules["test"]) == 14 and "+-9" in rules["test"]
-    assert len(rules["tune"]) == 40 and not rules["tune"] & rules["test"]
-    assert rules["validation"] == rules["tune"]
+def test_the_dial_runs_as_a_task(tmp_path, monkeypatch):
+    for rate in ("0.05", "0.1", "0.2", "0.5"):
+        monkeypatch.setitem(TASKS, f"generation-{rate}", None)  # so that they go after the test
+    testbeds.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--task", "generation-0.1"])
+    assert list(rows_in(tmp_path)) == [*train.REFERENCES, "Start_4", "Comma_4"]
 
 
-def test_readers_of_the_wrong_latents_and_cosines_with_the_wrong_words(model, monkeypatch):
-    """Where every visible slot gets the same, two latents get 2 / visible."""
-    latents = LatentTokens(Placement.parse("Start,Comma_2"), 16)
-    table = model.embeddings[1].weight
-    latents.vectors.data[0] = 3 * (table[TOKEN_ID["-"]] - table[TOKEN_ID["+"]])
-    latents.vectors.data[1] = -latents.vectors.data[0]
-    assert crossed.cosines(model, latents)[:, 1].tolist() == pytest.approx([1, -1])
-    run = Run(None, [], variants["opposite-words"], 0, model)
-    monkeypatch.setattr(crossed, "draw_examples", lambda *_: [
-        Example("4@7=2*03>", "4-7=2*02,4-7=2*01;")])
-    slots = 2 + 9 + 8 + 2 + 1 + 9  # the last verbal token is never read off
-    monkeypatch.setattr(crossed, "head_weights", lambda *_: (
-        torch.ones(slots, slots) / torch.arange(1.0, slots + 1)[:, None])[None, None])
-    first, stop = crossed.readers(run, latents, 2)
-    assert first.item() == pytest.approx(2 / 12) and stop.item() == pytest.approx(2 / 30)
+@pytest.mark.parametrize("text, expected", [
+    ("47@83=34,83@34=21,", "without a mistake\n    47@83=34,\n    83@34=21,"),
+    ("47@83=34,93@34=21,", "first mistake: character 10\n    47@83=34,\n    93@34=21,\n    ^"),
+    ("47@", "first mistake: character 4\n    47@\n       ^"),
+    ("47@83=34,", "first mistake: character 10\n    47@83=34,\n    \n    ^")])
+def test_the_mark_stands_under_the_first_mistake_even_of_an_answer_cut_short(text, expected):
+    example = Example("44@47=83,", "47@83=34,83@34=21,")
+    assert answers.marked(example, text, width=9) == expected
 
 
-def test_a_mixture_of_the_wrong_rules(finished, capsys):
-    example = mixture.Neutral("x+7").example(random.Random(0), 1)
-    assert mixture.follows("x+7", example.query, example.response)
-    assert not mixture.follows("+-9", "44@47=83", ",47@83=35")
-    mixture.main([str(finished)])
+@pytest.mark.parametrize("notation", ["Start_3", "Comma_2", "End_1+Comma_1", "40_3"])
+def test_vectors_keep_their_values_and_order(notation):
+    latents = LatentTokens(Placement.parse("Comma_3"), 8)
+    latents.vectors.data.normal_()
+    placed = Control.parse(f"Comma_3:{notation}").of(latents, 0)
+    assert str(placed.placement) == notation
+    assert torch.equal(placed.vectors, latents.vectors[:placed.placement.total])
+
+
+def test_a_line_for_each_name_one_trial_and_nothing_saved(finished, capsys, monkeypatch):
+    monkeypatch.setattr(score, "tune", lambda *arguments: trials.append(
+        len(arguments[-1].trials)) or train.tune(*arguments))
+    trials = []
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    names = ["Comma_1", "Start_2:End_1", "Comma_1:random", "Start_2:shuffled"]
+    score.main([*names, "--tune", "End_1", "--folder", str(finished)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| share of +-9 | follows +-9 | follows x+7 |" and len(lines) == 9
-    assert "--rule +-9: choose one" in refused(capsys, mixture, finished, "--rule=+-9")
+    assert [line[:24].strip() for line in lines] == ["accuracy", "base", *names, "End_1, tuned now"]
+    assert trials == [1]
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 
-def test_a_crossed_code_by_hand():
-    """Its query's word is the sign, a later one the stop; both families want the same answer."""
-    opposite, same = variants["opposite-words"], variants["same-word"]
-    example = opposite.example(random.Random(0), 3)
-    assert example == same.example(random.Random(0), 3) and "-" in example.response
-    assert (opposite.instruction, opposite.reminder) == ("R-::", "R+::")
-    assert (same.instruction, same.reminder) == ("R-::", "R-::")
-    for task, stops in ((opposite, {"+": "00", "-": "01"}), (same, {"+": "01", "-": "00"})):
-        rng = random.Random(0)
-        for _ in range(500):
-            text = task.document(rng, 1.0)
-            opening, answer = text.split(">")
-            items = re.findall(r"(?:R(.)::)?\d([+-])\d=\d\*(\d\d)[,;]", answer)
-            assert {sign for _, sign, _ in items} == {(re.match("R(.)::", opening) or "++")[1]}
-            words = [word for word, *_ in items if word]
-            assert not words or items[-1][2] in (stops[words[-1]], "01")
-            if items[-1][0]:
-                assert items[-1][2] == stops[items[-1][0]] or items[-1][2] == "01"
+def test_means_are_by_items_and_of_the_tasks_splits(model, monkeypatch):
+    """Cut off after four items."""
+    monkeypatch.setattr(train, "answers", lambda base, latents, task, method, examples: [
+        "".join(re.findall("[^,]*[,;]", example.response)[:4]) for example in examples])
+    run, none = Run(None, [], TASKS["repetition"], 0, model), LatentTokens(Placement(), 16)
+    assert list(score.score(run, none, seed=0).values()) == pytest.approx(
+        [1, (4 / 5 + 4 / 7) / 2, 4 / 7])
 
 
-def test_text_of_the_variants_that_hold_out():
-    rng = random.Random(0)
-    held_out, short = variants["repetition-held-out"], variants["retrieval"]
-    assert not any("R-0" in held_out.document(rng, 1.0) for _ in range(2000))
-    documents = [short.document(rng, 1.0).split("?") for _ in range(500)]
-    assert max(listed.count(",") for listed, _ in documents) == 9
+@pytest.mark.parametrize("name, expected", [
+    ("Comma_1:Comma_3", "Comma_3 needs 3 vectors"), ("Comma_1:shuffled", "is no control"),
+    ("Comma_1:shufled", "unknown placement 'shufled'")])
+def test_names_that_nothing_fits_are_one_line(name, expected, finished, capsys):
+    assert expected in refused(capsys, score, name, "--folder", finished)
 
 
-@pytest.mark.parametrize("name", variants)
-def test_variants_run_as_tasks(name, tmp_path, monkeypatch):
-    for variant in variants:
-        monkeypatch.setitem(TASKS, variant, None)  # so that they go after the test
-    testbeds.main(["--fast", "--device", "cpu", "--out", str(tmp_path), "--task", name])
-    claim = variants[name].claim
-    assert list(rows_in(tmp_path)) == [*train.REFERENCES, *claim.baselines, *claim.proposed]
-
-
-# ------------------------------------------------------------------------ what a fork adds
-
-class Echo(Task):
-    """Write a letter ``length`` times, or twice as often: ``07a2>`` and ``a,a,a,a;``"""
-
-    name, letter = "echo", "x"
-    target_rule, plain_rule, rules = "2", "1", ("1", "2")
-    id_lengths, ood_lengths, far_lengths = range(1, 3), range(3, 5), range(4, 5)
-
-    def example(self, rng: random.Random, length: int) -> Example:
-        letter = rng.choice("abc")
-        response = ",".join(letter * 2 * length) + ";"
-        return Example(f"{rng.randrange(100):02}{letter}{length}>", response)
-
-    def score(self, example: Example, text: str) -> dict[int, Score]:
-        exact = text == example.response
-        return {int(example.query[-2]): Score(float(exact), exact)}
-
-    def document(self, rng: random.Random, progress: float) -> str:
-        rule, header = self.restate(rng, 0.5, self.plain_rule)
-        length = rng.randint(1, 4)
-        return f"{header}07a{length}>{','.join('a' * int(rule) * length)};"
+class Fork(Repetition):
+    name, claim = "fork", Task.claim
 
 
 def test_a_task_of_a_fork_needs_no_other_edit(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(TASKS, "echo", Echo())
-    run_train(tmp_path, "--task", "echo")
-    controls.main([str(tmp_path), "--task", "echo"])
-    assert {"Comma_4-own", "Start_12", "End_28", "Comma_4:random", "full",
+    monkeypatch.setitem(TASKS, "fork", Fork())
+    run_train(tmp_path, "--task", "fork")
+    controls.main([str(tmp_path), "--task", "fork"])
+    assert {"Comma_4-own", "Start_12", "Start_24", "Comma_4:random", "full",
             "reminders, other rules, after full"} <= rows_in(tmp_path).keys()
     capsys.readouterr()
-    score.main(["Comma_4", "--folder", str(tmp_path), "--task", "echo"])
-    show.main([str(tmp_path), "--task", "echo", "--method", "Comma_4", "--prompt", "a1>"])
-    answers.main([str(tmp_path), "--task", "echo"])
+    score.main(["Comma_4", "--folder", str(tmp_path), "--task", "fork"])
+    show.main([str(tmp_path), "--task", "fork", "--method", "Comma_4", "--prompt", "1>"])
+    answers.main([str(tmp_path), "--task", "fork"])
+    report.main([str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "accuracy" in printed and "Comma_4 on a1> writes" in printed and "End_4 on " in printed
+    assert "accuracy" in printed and "Comma_4 on 1> writes" in printed and "End_4 on " in printed
+    assert "### Fork" in printed
 
 
 def test_a_separator_of_a_fork_needs_no_other_edit(finished, monkeypatch, capsys):

@@ -18,8 +18,7 @@ import tokenizers
 import transformers
 
 import latent_tokens
-from latent_tokens import (LatentTokens, Placement, generate, make_batch, response_logits,
-                           response_loss)
+from latent_tokens import LatentTokens, Placement, generate, make_batch, response_logits
 from tests import reference
 
 PAGE = Path(__file__).parents[1].joinpath("docs", "huggingface.md").read_text(encoding="utf-8")
@@ -85,32 +84,16 @@ def counting_down(rng: random.Random, length: int) -> tuple[list[int], list[int]
     return [BOS, ID[str(first)], COMMA], response
 
 
-def batches(n: int, rng: random.Random):
-    for _ in range(n):
-        yield zip(*(counting_down(rng, rng.randint(1, 4)) for _ in range(16)))
-
-
 @pytest.fixture(scope="module")
 def ran(path) -> dict:
-    """The names that the page's code defines, after it ran, and the losses of its training."""
-    losses, names = [], {"path": path}
-
-    def recorded_loss(*arguments):
-        losses.append(response_loss(*arguments))
-        return losses[-1]
-
+    """The names that the page's code defines, after it ran."""
+    names, rng = {"path": path}, random.Random(1)
     exec(textwrap.dedent(GIVEN), names)
     names["before"] = {name: tensor.clone() for name, tensor in names["model"].state_dict().items()}
-    names["batches"] = batches(150, random.Random(1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latent_tokens, "response_loss", recorded_loss)
-        exec(RECIPE, names)
-    return names | {"losses": [loss.item() for loss in losses]}
-
-
-@pytest.fixture
-def base(ran):
-    return ran["base"]
+    names["batches"] = (zip(*(counting_down(rng, rng.randint(1, 4)) for _ in range(16)))
+                        for _ in range(150))
+    exec(RECIPE, names)
+    return names
 
 
 def some_latents(base, notation: str) -> LatentTokens:
@@ -146,7 +129,7 @@ def test_a_recipe_that_does_not_learn(ran):
     before, after = (sum(map(list.__eq__, generate(ran["base"], latents, list(queries), 8),
                              responses)) for latents in (LatentTokens(Placement(), 64),
                                                          ran["latents"]))
-    assert sum(ran["losses"][-10:]) / 10 < 0.2 * ran["losses"][0] and before < 2 and after > 18
+    assert before < 2 and after > 18
 
 
 def test_a_recipe_that_changes_the_base(ran):
@@ -157,16 +140,16 @@ def test_a_recipe_that_changes_the_base(ran):
 
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
-def test_a_cache_or_positions_that_decoding_gets_wrong(base, notation):
-    latents = some_latents(base, notation)
+def test_a_cache_or_positions_that_decoding_gets_wrong(ran, notation):
+    base, latents = ran["base"], some_latents(ran["base"], notation)
     answers = generate(base, latents, QUERIES, 24)
     assert answers == [slow_decode(base, latents, notation, query, 24) for query in QUERIES]
     assert any(COMMA in answer for answer in answers)  # so that groups were inserted
 
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
-def test_padding_that_changes_a_row(base, notation):
-    latents = some_latents(base, notation)
+def test_padding_that_changes_a_row(ran, notation):
+    base, latents = ran["base"], some_latents(ran["base"], notation)
     together = response_logits(base, latents, make_batch(latents.placement, QUERIES, RESPONSES))
     for logits, query, response in zip(together, QUERIES, RESPONSES):
         alone = plain_logits(base, latents, notation, query, response)

@@ -19,28 +19,8 @@ def latents() -> LatentTokens:
     return made.requires_grad_(False)
 
 
-class Watched:
-    """A model that keeps the position ids it was asked with, and how many slots."""
-
-    def __init__(self, model):
-        self.embed, self.model = model.embed, model
-
-    def __call__(self, embeddings, position_ids):
-        self.position_ids, self.slots = position_ids, embeddings.shape[1]
-        return self.model(embeddings, position_ids)
-
-
-def test_the_same_slots_and_positions(model, latents):
-    watched = Watched(model)
-    for each in EXAMPLES:
-        query, response = encode(each.query), encode(each.response)
-        batch = make_batch(latents.placement, [query], [response])
-        one_page.predict(watched, latents.vectors, query + response)
-        assert watched.position_ids.tolist() == batch.position_ids.tolist()
-        assert watched.slots == batch.sources.shape[1]
-
-
 def test_the_same_loss(model, latents):
+    """And so the same slots and positions."""
     for each in EXAMPLES:
         batch = make_batch(latents.placement, [encode(each.query)], [encode(each.response)])
         ours = response_loss(model, latents, batch)
@@ -60,3 +40,8 @@ def test_the_same_answers(model, latents):
 def test_its_main_prints_ten_answers(finished, monkeypatch, capsys):
     one_page.main(str(finished / "generation-base0.pt"), steps=1)
     assert capsys.readouterr().out.count(" right\n") == 10
+
+
+def test_a_traceback_where_there_is_no_base(tmp_path):
+    with pytest.raises(SystemExit, match="no .*base0.pt: make it with python train.py$"):
+        one_page.main(str(tmp_path / "base0.pt"))

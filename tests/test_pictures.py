@@ -1,11 +1,12 @@
 """The pictures: geometry worked by hand, and labels that can be read."""
 
+import json
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from extras import pictures
-from extras.claims import differences
+from model import GPT
 from tests.test_report import kept, only, printed, row
 
 ENDS = {"base": 0.1, "instruction": 0.1, "reminders": 1, "Start_4": 0.1, "End_4": 0.1, "Comma_4": 1}
@@ -29,8 +30,11 @@ def box(label: ET.Element) -> tuple[float, float, float, float]:
     return left, y - 0.75 * size, left + width, y + 0.2 * size
 
 
+RUNS = [("repetition-base0, Start_2+Comma_2, 0", [[9.0, 0.1, 0.0001], [4.0]])] * 5
+
+
 @pytest.mark.parametrize("svg", [
-    pictures.curves(only(rows())), pictures.dot_plot(differences([only(rows())]))])
+    pictures.curves(only(rows())), pictures.loss_curves(RUNS)])
 def test_text_on_other_text_or_anything_outside(svg):
     _, _, width, height = map(float, ET.fromstring(svg).get("viewBox").split())
     boxes = [box(label) for label in parsed(svg, "text")]
@@ -48,39 +52,38 @@ def test_text_on_other_text_or_anything_outside(svg):
 def test_two_methods_that_look_alike_in_grey_print():
     svg = pictures.curves(only(rows()))
     looks = {(line.get("stroke-width"), line.get("stroke-dasharray"))
-             for line in parsed(svg, "polyline")}
-    names = {label.text: label.get("font-weight") for label in parsed(svg, "text")}
-    assert len(looks) == 6 and {name: names[name] for name in ENDS} == dict.fromkeys(
-        ENDS, "normal") | {"Comma_4": "bold"}
+             for line in parsed(svg, "polyline") if line.get("stroke-width")}
+    assert len(looks) == 6
+    bold = [label.text for label in parsed(svg, "text") if label.get("font-weight") == "bold"]
+    assert bold[1:] == ["Comma_4"]
 
 
 def test_a_picture_upside_down_or_off_by_half_a_step():
     """Lengths 5 and 6 in halves of a plot 480 wide from x = 52: middles at 172 and 412. 1 is its
     top, y = 64, and 0 its bottom, 280 below. Base 0 has 1 and 0, base 1 0.5 and 0."""
-    svg = pictures.curves(only([row("<&>", {5: 1.0, 6: 0.0}), row("<&>", {5: 0.5, 6: 0.0}, 1)]))
-    assert parsed(svg, "polyline")[0].get("points") == "172.0,134.0 412.0,344.0"
-    assert parsed(svg, "polygon")[0].get("points") == (
-        "172.0,64.0 412.0,344.0 412.0,344.0 172.0,204.0")
+    svg = pictures.curves(only([row("<&>", {5: 1.0, 6: 0.0}),
+                                row("<&>", {5: 0.5, 6: 0.0}, 1)]))
+    assert [line.get("points") for line in parsed(svg, "polyline")] == [
+        f"172.0,{y}.0 412.0,344.0" for y in (64, 204, 134)]  # the bases and their mean
     shade = parsed(svg, "rect")[1]  # the first is the ground
     assert (shade.get("x"), shade.get("width")) == ("52.0", "240.0")
-    assert "<&>" in [label.text for label in parsed(svg, "text")]
+    assert {"<&>", "equation"} <= {label.text for label in parsed(svg, "text")}
 
 
-def test_a_label_below_the_plot_or_out_of_order():
-    assert pictures.spread([100, 300, 101, 299], bottom=300) == [100, 300, 117, 283]
-
-
-def test_a_dot_that_is_not_at_its_difference():
-    """From -0.6 to 1 on 480 pixels: 0.5 lies 150 to the right of 0. Differences 0 and 0.5 OOD; ID
-    they are 0.5 both, so of the drops -0.5 and 0."""
-    svg = pictures.dot_plot(differences([only([
-        row(method, {5: tuned, 16: longer}, base) for method, base, tuned, longer in (
-            ("Comma_4", 0, 1.0, 0.5), ("Comma_4", 1, 1.0, 0.5), ("Start_4", 0, 0.5, 0.5),
-            ("Start_4", 1, 0.5, 0.0))])]))
-    zero, = {float(line.get("x1")) for line in parsed(svg, "line")
-             if line.get("stroke") == "#222222"}
-    dots = [float(dot.get("cx")) - zero for dot in parsed(svg, "circle")]
-    assert dots == pytest.approx([0, 150, -150, 0])
+def test_losses_of_other_runs_or_off_their_scale(finished, capsys):
+    """From 10 at y = 66 to 0.001, 110 below; of three steps, each is 80 to the right."""
+    base = GPT.load(finished / "generation-base0.pt")
+    base.save(finished / "generation-base0.pt", base.notes | {"losses": [10.0, 0.1, 0.001]})
+    (finished / "generation-base1.pt").write_text("damaged")
+    tuned = row("Comma_4", {5: 1.0}, starts=[{"lr": 1, "losses": [0.1, 1e-9]}, {"losses": [0.1]}])
+    (finished / "results.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in (
+        row("base", {5: 1.0}, starts=[]), tuned)))
+    printed(capsys, str(finished), "--svg", str(finished))
+    svg = (finished / "losses.svg").read_text()
+    assert [label.text for label in parsed(svg, "text") if "steps" in label.text] == [
+        "generation-base0: 30 steps", "generation-base0, Comma_4, 0: 20 steps"]
+    lines = [line.get("points") for line in parsed(svg, "polyline")]
+    assert lines == ["56.0,66.0 136.0,121.0 216.0,176.0", "346.0,121.0 466.0,176.0", "346.0,121.0"]
 
 
 def test_one_picture_over_another_or_one_of_rows_that_are_not_there(tmp_path, capsys):
@@ -89,5 +92,4 @@ def test_one_picture_over_another_or_one_of_rows_that_are_not_there(tmp_path, ca
     with pytest.raises(SystemExit, match="2"):
         printed(capsys, run, again, "--svg", new)
     assert "draw one experiment at a time" in capsys.readouterr().err
-    assert [printed(capsys, each, "--svg", new).count("wrote") for each in (again, run)] == [1, 2]
-    assert (tmp_path / "new" / "differences.svg").exists()
+    assert printed(capsys, run, "--svg", new) == f"wrote {new}/generation.svg\n"

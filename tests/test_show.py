@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from extras import show
+from extras.runs import Run
 import latent_tokens
 from latent_tokens import SEPARATORS, LatentTokens, Placement, generate
 from model import GPT
-from tasks import TOKEN_ID, decode, encode
+from tasks import TASKS, TOKEN_ID, decode, encode
 from tests.command_line import refused
 
 
@@ -74,21 +75,17 @@ def test_the_prompt_is_decoded_with_the_latents_of_the_run(finished, capsys, mon
     base = GPT.load(finished / "generation-base0.pt")
     for weights in base.parameters():
         weights.data.normal_(generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(GPT, "load", lambda path: base)
-    monkeypatch.setattr("extras.runs.KEY", ("task", "base", "method", "seed", "tuning"))
-    show.main([str(finished), "--method", "Comma_1+Start_1", "--prompt", "1,2", "--tokens", "5"])
-    title, _, picture = capsys.readouterr().out.partition("\n\n")
-    latents = LatentTokens.load(
-        finished / "latents/generation-base0-Start_1+Comma_1-seed0.pt", base.config.n_embd)
+    latents = LatentTokens(Placement.parse("Start_1+Comma_1"), base.config.n_embd)
+    monkeypatch.setattr(show.Run, "open", lambda args: Run(None, [], TASKS["generation"], 0, base))
+    monkeypatch.setattr(Run, "latents", lambda run, placement, seed: latents)
+    show.main(["--method", "Comma_1+Start_1", "--prompt", "1,2", "--tokens", "5"])
     response = decode(generate(base, latents, [encode("1,2")], 5, TOKEN_ID[";"])[0])
-    assert len(response) == 5 and title == f"Start_1+Comma_1 on 1,2 writes {response}"
-    assert picture == show.diagram(latents.placement, "1,2", response, width=100) + "\n"
+    assert len(response) == 5 and capsys.readouterr().out == (
+        f"Start_1+Comma_1 on 1,2 writes {response}\n\n"
+        + show.diagram(latents.placement, "1,2", response, width=100) + "\n")
 
 
-@pytest.mark.parametrize("arguments, expected", [
-    (["--prompt", "44@4A="], "'A', which is not in the alphabet ;,:0123456789+-x@"),
-    (["--prompt", "1\n2"], r"--prompt has '\n'"), (["--prompt", ""], "must not be empty"),
-    (["--tokens", "0"], "'0' is no number from 1 to 500"),
-    (["--method", "base"], "unknown placement 'base'")])
-def test_mistakes_are_one_line(arguments, expected, tmp_path, capsys):
-    assert expected in refused(capsys, show, tmp_path, "--method", "Comma_1", *arguments)
+@pytest.mark.parametrize("prompt", ["44@4A=", "1\n2", ""])
+def test_a_prompt_that_cannot_be_read_is_one_line(prompt, tmp_path, capsys):
+    error = refused(capsys, show, tmp_path, "--method", "Comma_1", "--prompt", prompt)
+    assert f"--prompt {prompt!r}: write some of the characters ;,:0123456789+-x@" in error

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 import platform
+import sys
 import time
 
 import torch
@@ -13,7 +14,6 @@ from extras.latent_thoughts.learning import train
 from extras.latent_thoughts.measure import measure
 from extras.latent_thoughts.model import FAST, VARIANTS, Config, parameters_of
 from extras.latent_thoughts.report import experiment, read, report
-from extras.tables import encodes
 from latent_tokens import UserError
 from train import append_result, command
 
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
     if not args.report:
         train_missing(args, config)
     tables = report(args.report or args.out, config)
-    print(tables if encodes(tables) else tables.replace("±", "+/-"))
+    sys.stdout.reconfigure(errors="replace")  # "±", on a terminal that has no such sign
+    print(tables)
 
 
 def main(arguments: list[str] | None = None) -> None:

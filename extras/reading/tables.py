@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 from statistics import fmean, stdev
-import sys
 
-from extras.claims import Difference, differences, inner_range, verdicts
+from extras.claims import DRAWS, EXACT, Difference, differences, inner_range, verdicts
 from extras.experiments import Experiment
 
 
@@ -16,9 +15,8 @@ def markdown(head: list[str], lines: Iterable[list[str]]) -> str:
 def mean_and_sd(values: Iterable[float]) -> str:
     """``0.93 ± 0.02``"""
     values = list(values)
-    if not values:
-        return ""
-    return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    sd = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{fmean(values):.2f}{sd}" if values else ""
 
 
 def span(lengths: list[int]) -> str:
@@ -41,6 +39,27 @@ def methods_table(each: Experiment) -> str:
                     lines)
 
 
+def fading_table(each: Experiment) -> str:
+    """Do mistakes only add up? "" for a task whose answers give the score of one length each."""
+    if len(each.about.test_lengths) != 1:
+        return ""
+    splits = {name: each.splits[name] for name in ("ID", "far OOD") if name in each.splits}
+    lines = [[f"`{method}`", *(mean_and_sd(each.still_right(method, lengths).values())
+                               for lengths in splits.values())] for method in each.methods]
+    heads = [f"{name}, k = {span(lengths)}" for name, lengths in splits.items()]
+    return ("In `exact` mistakes add up. Of the answers that are right up to k - 1, the share that "
+            f"is right at k:\n\n{markdown([each.task, *heads], lines)}")
+
+
+def sections(found: list[Experiment]) -> str:
+    """The tables of each experiment, under its name and how it differs from one of that name."""
+    parts = []
+    for each in found:
+        parts.append(f"### {each.task.capitalize()}{f', with {each.note}' * bool(each.note)}\n")
+        parts += [methods_table(each), *filter(None, [fading_table(each)])]
+    return "\n".join(parts)
+
+
 def claim_name(one: Difference) -> str:
     """``Repetition, exact, n = 9-20 (tuned on 1-8)``"""
     each = one.experiment
@@ -61,8 +80,10 @@ def claims_table(found: list[Experiment]) -> str:
                       f"{one.above_zero}/{len(one.drops)}",
                       "" if p is None else f"{p:.3f}", verdict])
         before = claim_name(one)
+    drawn = any(len(one.drops) > EXACT for one in compared)
     head = ["claim", "ours: ID, OOD, far", "baseline: ID, OOD, far", "OOD difference",
-            "difference of drops", "bases above zero", "p", "verdict"]
+            "difference of drops", "bases above zero", f"p ({DRAWS:,} draws)" if drawn else "p",
+            "verdict"]
     return markdown(head, lines) if lines else ""
 
 
@@ -90,12 +111,3 @@ def mean_and_range(values: list[float]) -> str:
     """``+0.31 (+0.20 ... +0.42)``: see claims.py."""
     low, high = inner_range(values)
     return f"{fmean(values):+.2f} ({low:+.2f} ... {high:+.2f})"
-
-
-def encodes(text: str) -> bool:
-    """Whether the terminal has all of its characters."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-        return True
-    except UnicodeEncodeError:
-        return False

@@ -3,11 +3,11 @@
     python -m extras.score Comma_4 Start_4        what runs/default has tuned, on few queries
     python -m extras.score Start_4:Comma_4        the vectors of Start_4, placed as Comma_4
     python -m extras.score Comma_4:Comma_2        the first two vectors of Comma_4
-    python -m extras.score Comma_4:shuffled       or random, removed: see extras/controls.py
+    python -m extras.score Comma_4:shuffled       or random: see controls.py
     python -m extras.score --tune Equals_4        tune first, once instead of once a trial
 
-The metric is that of the task's claim, on some 32 queries of the test. No result is saved, so an
-edit of the code can be tried on a finished run.
+By items (accuracy), so that one mistake does not hide what comes after, on some 32 queries of the
+test. No result is saved, so an edit of the code can be tried on a finished run.
 """
 
 import argparse
@@ -22,33 +22,29 @@ QUICK = TuneConfig(test_examples=32)
 
 def make(run: Run, name: str, seed: int) -> LatentTokens:
     """The latents that a name on the command line stands for. Raises UserError on any other."""
-    if ":" not in name:
-        return run.latents(Placement.parse(name), seed)
-    control = Control.parse(name)
-    return control.of(run.latents(control.placement, seed), seed)
+    placement, changed, _ = name.partition(":")
+    latents = run.latents(Placement.parse(placement), seed)
+    return Control.parse(name).of(latents, seed) if changed else latents
 
 
 def score(run: Run, latents: LatentTokens, seed: int) -> dict[str, float]:
     """The mean on each split."""
     result = test(run.base, latents, run.task, str(latents.placement), seed, QUICK)
-    return split_means(run.new_row("", seed, QUICK) | result, run.task.claim.metrics[0])
+    return split_means(run.new_row("", seed, QUICK) | result, "accuracy")
 
 
 def tune_once(run: Run, placement: Placement, seed: int) -> LatentTokens:
     config = run.tuning(seed)
-    once = replace(config, trials=config.trials[:1])
-    return tune(run.base, run.task, placement, seed, once)[0]
+    return tune(run.base, run.task, placement, seed, replace(config, trials=config.trials[:1]))[0]
 
 
 def show(args: argparse.Namespace) -> None:
-    """Load, tune, print: a line for the base, then one for each name."""
     run = Run.open(args)
     latents = {"base": LatentTokens(Placement(), run.base.config.n_embd)}
     latents |= {name: make(run, name, args.seed) for name in args.names}
     if args.tune:
-        placement = Placement.parse(args.tune)
-        latents[f"{placement}, tuned now"] = tune_once(run, placement, args.seed)
-    print(f"{run.task.claim.metrics[0]:24}" + "".join(f"{split:>8}" for split in run.task.splits))
+        latents[f"{args.tune}, tuned now"] = tune_once(run, Placement.parse(args.tune), args.seed)
+    print(f"{'accuracy':24}" + "".join(f"{split:>8}" for split in run.task.splits))
     for name, each in latents.items():
         means = score(run, each, args.seed).values()
         print(f"{name:24}" + "".join(f"{mean:8.2f}" for mean in means))

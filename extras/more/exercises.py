@@ -10,14 +10,11 @@ docs/exercises.md has the exercises.
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import takewhile
 from pathlib import Path
 import random
 import runpy
 from textwrap import indent
-from threading import Thread
-import traceback
 
 from tqdm import tqdm
 
@@ -29,47 +26,7 @@ from latent_tokens import (SEPARATORS, AugmentedRow, Group, LatentTokens, Placem
 from tasks import TOKEN_ID
 from train import command
 
-BLANK = '''"""Write the bodies; python -m extras.exercises my.py compares them with ours."""
-
-
-def stands_before(k: int, t: int) -> bool:
-    """The placement k_m: do its latents stand before verbal token t = 0, 1, ...?
-
-    They stand after every k verbal tokens, and nothing stands before the first one.
-
-    >>> [stands_before(3, t) for t in range(7)]
-    [False, False, False, True, False, False, True]
-    """
-
-
-def position_ids(is_latent: list[bool]) -> list[int]:
-    """The position id of each slot of an augmented row; one slot is latent or verbal.
-
-    A latent takes the id of the verbal token after it. The last slot is a verbal token.
-
-    >>> position_ids([True, False, True, False, False])
-    [0, 0, 1, 1, 2]
-    """
-
-
-def sources(token_ids: list[int], comma: int, m: int) -> list[int]:
-    """The slots of a query with Comma_m: j < m for latent j, m + t for verbal token t.
-
-    >>> sources([7, 3, 9], comma=3, m=2)  # before the 3 stand latents 0 and 1
-    [2, 0, 1, 3, 4]
-    """
-
-
-def read_slots(is_latent: list[bool], query_slots: int) -> list[int]:
-    """The slot whose output predicts each verbal token of the response, in order.
-
-    The first ``query_slots`` slots are the query's, latents at its end included; the others hold
-    the response. What is read must not have seen latents that wait for the token it predicts.
-
-    >>> read_slots([False, False, False, True, False], query_slots=2)
-    [1, 2]
-    """
-'''
+BLANK = Path(__file__).parents[2] / "docs" / "blank.py"
 
 
 def random_row(rng: random.Random, notation: str) -> tuple[AugmentedRow, list[int]]:
@@ -104,13 +61,10 @@ class Case:
         """Call, row, both answers, and ^ under the first difference; "" if there is none."""
         try:
             answer = self.ask(function)
-            wrong = "" if isinstance(answer, list) else f"{answer!r}, which is not a list"
         except (Exception, SystemExit) as error:  # what a student's function raises is its answer
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            wrong = (f"{type(error).__name__}: {error} "
-                     f"(line {frame.lineno} of {Path(frame.filename).name})")
-        if wrong:
-            rows = table(self.headings | {"right": self.right}) + f"\nyours     {wrong}"
+            answer = error
+        if not isinstance(answer, list):
+            rows = table(self.headings | {"right": self.right}) + f"\nyours     {answer!r}"
         elif answer == self.right:
             return ""
         else:
@@ -156,68 +110,40 @@ def cases(rng: random.Random) -> dict[str, Case]:
     }
 
 
-@cache
-def questions() -> list[dict[str, Case]]:
-    rng = random.Random(0)
-    return [cases(rng) for _ in range(300)]
-
-
 def first_mistake(name: str, function: Callable) -> str:
     """What a function gets wrong, drawn on the shortest such row; "" if it is right on all."""
-    asked = sorted((each[name] for each in questions()),
+    rng = random.Random(0)
+    asked = sorted((cases(rng)[name] for _ in range(300)),
                    key=lambda case: len(case.call) + len(case.right))
     return next(filter(None, (case.mistake(function) for case in asked)), "")
 
 
-def in_time(name: str, work: Callable, seconds: float = 20.0):
-    """What a student's code gives. Raises UserError if it raises anything or goes on and on."""
-    given = []
-
-    def run() -> None:
-        try:
-            given.append((work(), None))
-        except BaseException as error:  # sys.exit, too
-            given.append((None, error))
-
-    thread = Thread(target=run, daemon=True)  # nobody waits for it in the end
-    thread.start()
-    thread.join(seconds)
-    if not given:
-        raise UserError(f"{name} is still running after {seconds:.0f} seconds: an endless loop?")
-    answer, error = given[0]
-    if error:
-        raise UserError(f"{name} cannot be run: {error!r}") from error
-    return answer
-
-
-TUNED, PLACED = ("Comma_4", "Start_4", "End_4"), (
-    "Start_4:Comma_4", "End_4:Comma_4", "Comma_4:Start_4", "Comma_4:9_4", "Comma_4:20_4",
-    "Comma_4:40_4", "Comma_4:80_4", "Comma_4:random", "Comma_4:shuffled", "Comma_4:Comma_1",
-    "Comma_4:Comma_2", "Comma_4:Comma_4-own", "Start_4:Start_4-own", "End_4:End_4-own",
-    "Comma_4:Equals_4", "Start_4:Equals_4", "End_4:Equals_4")
+CHECKED = (  # exercises 6 to 9
+    "Comma_4 Start_4 End_4 Start_4:Comma_4 End_4:Comma_4 Comma_4:Start_4 Comma_4:9_4 Comma_4:20_4 "
+    "Comma_4:40_4 Comma_4:80_4 Comma_4:random Comma_4:shuffled Comma_4:Comma_1 Comma_4:Comma_2 "
+    "Comma_4:Comma_4-own Start_4:Start_4-own End_4:End_4-own Comma_4:Equals_4 Start_4:Equals_4 "
+    "End_4:Equals_4").split()
 
 
 def check(folders: list[Path]) -> None:
     """The accuracy of each line of the exercises, from the lowest base to the highest."""
     SEPARATORS["Equals"] = (TOKEN_ID["="],)  # exercise 9
-    runs, found = [], {}
-    for folder in folders:
-        for path in sorted(folder.glob("generation-base*.pt")):
-            number = int(path.stem.removeprefix("generation-base"))
-            runs.append(Run.open(argparse.Namespace(folder=folder, task="generation", base=number)))
+    found, runs = {}, [Run.open(argparse.Namespace(
+        folder=folder, task="generation", base=int(path.stem.removeprefix("generation-base"))))
+        for folder in folders for path in sorted(folder.glob("generation-base*.pt"))]
     if not runs:
         raise UserError(f"{', '.join(map(str, folders))}: no base of Generation is there")
     for run in tqdm(runs, "checking", leave=False, disable=None):
         latents = {"base": LatentTokens(Placement(), run.base.config.n_embd)}
-        latents |= {name: make(run, name, 0) for name in (*TUNED, *PLACED)}
+        latents |= {name: make(run, name, 0) for name in CHECKED}
         latents |= {f"{name}, tuned": tune_once(run, Placement.parse(name), 0)
                     for name in ("Comma_4-own", "Equals_4")}
         for name, each in latents.items():
             found.setdefault(name, []).append(score(run, each, 0))
     for name, means in found.items():
         splits = ([f"{mean[split]:.2f}" for mean in means] for split in means[0])
-        found[name] = [f"`{name}`".replace(", tuned`", "`, tuned"),
-                       *("-".join(sorted({min(cells), max(cells)})) for cells in splits)]
+        found[name] = [f"`{name}`", *(
+            "-".join(sorted({min(cells), max(cells)})) for cells in splits)]
     bases = ", ".join(str(run.number) for run in runs)
     print(markdown([f"bases {bases}", "ID", "OOD", "far OOD"], found.values()), end="")
 
@@ -225,16 +151,15 @@ def check(folders: list[Path]) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Say of each function in a student's file if it is right, and draw its first mistake."""
     if args.check:
-        check(args.check)
-        return
+        return check(args.check)
     if args.blank or not args.file:
-        print(BLANK, end="")
-        return
-    functions = in_time(args.file, lambda: runpy.run_path(args.file))
-    for name in questions()[0]:
-        mistake = "not there"
-        if name in functions:
-            mistake = in_time(name, lambda: first_mistake(name, functions[name]))
+        return print(BLANK.read_text(encoding="utf-8"), end="")
+    try:
+        functions = runpy.run_path(args.file)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{args.file} cannot be run: {error!r}") from error
+    for name in cases(random.Random(0)):
+        mistake = first_mistake(name, functions[name]) if name in functions else "not there"
         print(f"{name}: {'wrong' if mistake else 'right on 300 rows'}")
         if mistake:
             print(f"\n{indent(mistake, '    ')}\n")

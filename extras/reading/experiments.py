@@ -1,22 +1,27 @@
 """The rows of files of results, and which of them may be averaged.
 
 A row is a line of ``results.jsonl`` (train.py). An edit may change a task, its settings or a base
-and leave the name. So rows are averaged only where checksum of the task and settings agree, and a
-base is known by the checksum of its weights, too.
+and leave the name. So rows are averaged only where the checksum of the task and the settings of
+tuning and pre-training agree, and a base is known by the checksum of its weights, too.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
-from extras.testbeds import VARIANTS
 from latent_tokens import UserError
 from tasks import TASKS, Claim, Task
 from train import RESULTS, key, read_results
 
 Base = tuple[int, int]  # the seed of its pre-training, and the checksum of its weights
+
+
+class Unknown(Task):
+    claim = Claim((), (), ("exact", "accuracy"))
+    test_lengths = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +34,9 @@ class Experiment:
 
     @property
     def about(self) -> Task:
-        """A variant such as ``echo-3`` that is not known is judged like ``echo``."""
-        known = {variant.name: variant for variant in VARIANTS} | TASKS
-        return known.get(self.task) or known.get(self.task.partition("-")[0]) or Task()
+        """A variant such as ``echo-3`` that is not known is judged like ``echo``, and one of which
+        nothing is known not at all."""
+        return TASKS.get(self.task) or TASKS.get(self.task.partition("-")[0]) or Unknown()
 
     @property
     def claim(self) -> Claim:
@@ -40,10 +45,6 @@ class Experiment:
     @property
     def methods(self) -> list[str]:
         return list(dict.fromkeys(row["method"] for row in self.rows))
-
-    @property
-    def bases(self) -> list[Base]:
-        return list(dict.fromkeys((row["base"], row["base_checksum"]) for row in self.rows))
 
     @property
     def lengths(self) -> list[int]:
@@ -56,19 +57,35 @@ class Experiment:
                 if (lengths := [each for each in self.lengths if first <= each <= last])}
 
     def by_base(self, method: str, metric: str, lengths: Sequence[int]) -> dict[Base, float]:
-        """The mean over these lengths, then over tuning seeds, on each base."""
+        """The mean over these lengths, then over tuning seeds, on each base. NaN is no score."""
         seeds = defaultdict(list)
         for row in self.rows:
             scores = zip(row["lengths"], row[metric], strict=True)
             tested = [score for length, score in scores if length in lengths]
-            if row["method"] == method and tested:
+            if row["method"] == method and tested and isfinite(fmean(tested)):
                 seeds[row["base"], row["base_checksum"]].append(fmean(tested))
         return {base: fmean(values) for base, values in seeds.items()}
 
+    def still_right(self, method: str, lengths: Sequence[int]) -> dict[Base, float]:
+        """Of the answers that are right up to length k - 1, the share that is right at k, too: for
+        k in these lengths, all rows of a base together."""
+        before, after = defaultdict(float), defaultdict(float)
+        for row in self.rows:
+            exact = {0: 1.0} | {k: share for k, share in zip(row["lengths"], row["exact"])
+                                if isfinite(share)}
+            for k in lengths if row["method"] == method else ():
+                if {k - 1, k} <= exact.keys():
+                    before[row["base"], row["base_checksum"]] += exact[k - 1]
+                    after[row["base"], row["base_checksum"]] += exact[k]
+        return {base: after[base] / before[base] for base in before if before[base]}
+
 
 def settings(row: dict) -> dict:
-    """What must agree in rows that are averaged."""
-    return {"task": row["task"], "task_checksum": row["task_checksum"], **row["tuning"]}
+    """What must agree in rows that are averaged, by name."""
+    base = dict(row.get("pretraining", {}))
+    model = base.pop("model", {})
+    return {"task": row["task"], "task_checksum": row["task_checksum"], **row["tuning"],
+            **{f"pre-training {name}": value for name, value in base.items()}, **model}
 
 
 def experiments(rows: list[dict]) -> list[Experiment]:
@@ -78,8 +95,8 @@ def experiments(rows: list[dict]) -> list[Experiment]:
         mine = settings(row)
         home = next((each for each in found if settings(each.rows[0]) == mine), None)
         if home is None:
-            same_task = (settings(each.rows[0]) for each in found if each.task == row["task"])
-            first = next(same_task, mine)
+            same_task = (each.rows[0] for each in found if each.task == row["task"])
+            first = settings(next(same_task, row))
             note = ", ".join(f"{name} {mine.get(name)} in place of {first.get(name)}"
                              for name in first | mine if mine.get(name) != first.get(name))
             home = Experiment(row["task"], [], note)

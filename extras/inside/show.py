@@ -27,12 +27,8 @@ def latent_names(placement: Placement) -> list[str]:
     short = [place if place.isdigit() else place[0] for place in places]
     if len(set(short)) < len(short):  # a separator of your own, such as Equals beside End
         short = places
-    names = []
-    for name, group in zip(short, placement.groups):
-        dot = "." if name.isdigit() else ""
-        numbers = [f"{dot}{i + 1}" for i in range(group.m)] if group.m > 1 else [""]
-        names += [f"<{name}{number}>" for number in numbers]
-    return names
+    return [f"<{name}{'.' * name.isdigit()}{number + 1}>" if group.m > 1 else f"<{name}>"
+            for name, group in zip(short, placement.groups) for number in range(group.m)]
 
 
 def diagram(placement: Placement, query: str, response: str, width: int) -> str:
@@ -72,17 +68,12 @@ def block(rows: dict[str, list[str]], query_slots: int, cell: int) -> str:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Load, decode, print."""
-    if args.prompt == "":
-        raise UserError("--prompt must not be empty")
-    unknown = sorted(set(args.prompt or "") - TOKEN_ID.keys())
-    if unknown:
-        raise UserError(f"--prompt has {unknown[0]!r}, which is not in the alphabet {ALPHABET}")
+    if args.prompt == "" or set(args.prompt or "") - TOKEN_ID.keys():
+        raise UserError(f"--prompt {args.prompt!r}: write some of the characters {ALPHABET}")
     placement, run = Placement.parse(args.method), Run.open(args)
     latents = run.latents(placement, args.seed)
-    query = args.prompt
-    if query is None:
-        query = draw_examples(run.task, run.task.test_lengths[:1], "test", args.seed, 1)[0].query
+    first, = draw_examples(run.task, run.task.test_lengths[:1], "test", args.seed, 1)
+    query = args.prompt or first.query
     response = decode(generate(run.base, latents, [encode(query)], args.tokens, TOKEN_ID[END])[0])
     print(f"{placement} on {query} writes {response}\n")
     print(diagram(placement, query, response, shutil.get_terminal_size((100, 24)).columns))

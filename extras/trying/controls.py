@@ -1,39 +1,35 @@
 """Control rows for a run of train.py: are placement and learned vectors what matters?
 
     python -m extras.controls runs/default --task generation --base 0
-    python -m extras.controls runs/default --rows full Start_24       these alone
+    python -m extras.controls runs/default --rows full Start_20       these alone
 
-Their results join those of the run. They follow from the first placement that the task's claim
-proposes; here it is Comma_4. The first three are tuned on the run's base, the others are made of
-its tuned latents:
+Their results join those of the run. Here Comma_4 is the first placement that the claim proposes:
 
     Comma_4-own          latents with positions of their own
-    Start_24, Start_100  as many latents at the start (End_: end) of the query as Comma_4 inserts in
-                         all, at the longest length that is tuned on, and at the longest tested one
+    Start_20, Start_96   as many latents as Comma_4 inserts in the longest tuned, tested example
     full                 all weights tuned; and how well all other rules of the family are followed
                          when they are stated, before and after: does the base forget?
     Comma_4:random       untrained vectors of the same lengths as the tuned ones
     Comma_4:shuffled     every tuned vector in the place of the next
-    Start_2+Comma_2:removed  (Repetition) without the last group
     Start_4:Comma_4      (by --rows alone) what is tuned as Start_4, used as Comma_4
 """
 
 import argparse
-from contextlib import suppress
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from math import isfinite
 from statistics import fmean
 
 import torch
 from tqdm import tqdm
 
-from extras.runs import CHANGES, Control, Run, make_parser
+from extras.runs import CHANGES, Control, Run, make_parser, other_rules
 from latent_tokens import LatentTokens, Placement, UserError, response_loss
 from model import GPT
 from tasks import Task, draw, draw_examples, random_source
-from train import TuneConfig, command, complete, set_learning_rate, test, to_batch
+from train import (TuneConfig, command, complete, key, set_learning_rate, test, to_batch,
+                   weights_checksum)
 
 FULL_TRIALS = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))  # learning rate and weight decay
 
@@ -45,20 +41,13 @@ def default_rows(task: Task) -> list[str]:
     for lengths in (task.id_lengths, task.test_lengths):
         longest = task.example(random_source("layout", 0), max(lengths))
         batch = to_batch(proposed, [longest])
-        inserted = batch.sources.shape[1] - batch.token_ids.shape[1]
-        rows += [f"{place}_{inserted}" for place in ("Start", "End") if 0 < inserted < 1000]
-    for change in CHANGES:
-        with suppress(UserError):  # it does not fit
-            rows.append(str(Control(proposed, change)))
-    return [*rows, "full"]
+        rows.append(f"Start_{batch.sources.shape[1] - batch.token_ids.shape[1]}")
+    return [*rows, *(f"{proposed}:{change}" for change in CHANGES if proposed.total > 1), "full"]
 
 
 def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
                      config: TuneConfig) -> tuple[GPT, list[dict]]:
-    """As ``train.tune``, but what is trained is a copy of the base, without latents.
-
-    Raises UserError if no trial ends with a finite loss.
-    """
+    """As ``train.tune``, but what is trained is a copy of the base, without latents."""
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(none.placement, examples)
     tuned, trials = {}, []
@@ -83,17 +72,6 @@ def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
     if not tuned:
         raise UserError(f"{task.name}, full, seed {seed}: no trial has a finite loss")
     return tuned[min(tuned)], trials
-
-
-def other_rules(task: Task) -> list[Task]:
-    """The task with each other rule of its family as its target rule."""
-    rng, tasks = random_source("other rules", 0), {}
-    for _ in range(1000):  # enough to draw each of Generation's 54 rules
-        other = copy(task)
-        other.target_rule = rng.choice(task.rules)
-        tasks[other.target_rule] = other
-    tasks.pop(task.target_rule, None)
-    return list(tasks.values())
 
 
 def follow(rules: list[Task], model: GPT, none: LatentTokens, method: str, seed: int,
@@ -122,35 +100,34 @@ def add_full(run: Run, seed: int) -> None:
 
 
 def add_tuned(run: Run, placement: Placement, seed: int) -> None:
-    config = run.tuning(seed)
-    row = run.new_row(str(placement), seed, config)
-    if not run.is_finished(row):
-        run.rows.append(complete(row, run.base, run.task, run.folder, config))
+    row = run.new_row(str(placement), seed, run.tuning(seed))
+    if key(row) not in map(key, run.rows):
+        run.rows.append(complete(row, run.base, run.task, run.folder, run.tuning(seed)))
 
 
 def add_altered(run: Run, control: Control, seed: int) -> None:
-    """Test what becomes of tuned latents."""
     config = run.tuning(seed, str(control.placement))
 
     def measure() -> dict:
         latents = control.of(run.latents(control.placement, seed), seed)
-        tested = run.test(latents, str(control), seed, config)
-        return tested | ({"trained": 0} if control.change == "random" else {})
+        return {"trained": latents.vectors.numel() * (control.change != "random"),
+                "vectors_checksum": weights_checksum(latents),
+                **test(run.base, latents, run.task, str(control), seed, config)}
 
     run.add(str(control), seed, config, measure)
 
 
 def add_controls(args: argparse.Namespace) -> None:
-    run, jobs = Run.open(args), []
-    for name in args.rows or default_rows(run.task):
-        if name == "full":
-            jobs.append(partial(add_full, run, args.seed))
-        elif ":" in name:
-            jobs.append(partial(add_altered, run, Control.parse(name), args.seed))
+    run = Run.open(args)
+    kinds = [name if name == "full" else (Control if ":" in name else Placement).parse(name)
+             for name in args.rows or default_rows(run.task)]
+    for kind in kinds:  # once all names are understood
+        if kind == "full":
+            add_full(run, args.seed)
+        elif isinstance(kind, Control):
+            add_altered(run, kind, args.seed)
         else:
-            jobs.append(partial(add_tuned, run, Placement.parse(name), args.seed))
-    for job in jobs:  # once all names are understood
-        job()
+            add_tuned(run, kind, args.seed)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,39 @@
+"""The tables of a run as Markdown, with tests and verdicts, from its results alone.
+
+    python -m extras.report runs/default
+    python -m extras.report docs/results/confirm.jsonl       any number of folders, or files of rows
+    python -m extras.report runs/default --svg docs          pictures in their place (pictures.py)
+
+A cell is the mean over lengths, then over the tuning seeds of a base, then over bases, with the sd
+between bases. experiments.py says which rows are averaged, claims.py how differences are judged.
+"""
+
+import argparse
+from pathlib import Path
+import sys
+
+from extras import pictures
+from extras.experiments import experiments, read
+from extras.runs import plain_parser
+from extras.tables import claims_table, sections
+from train import command
+
+
+def report(args: argparse.Namespace) -> None:
+    found = experiments(read(args.results))
+    if args.svg:
+        pictures.write(found, args.svg, args.results)
+        return
+    sys.stdout.reconfigure(errors="replace")  # "±", on a terminal that has no such sign
+    print("\n".join(filter(None, [sections(found), claims_table(found)])), end="")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = plain_parser("report", __doc__)
+    parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")])
+    parser.add_argument("--svg", type=Path, metavar="DIR", help="write pictures there, no tables")
+    command(report, parser, arguments)
+
+
+if __name__ == "__main__":
+    main()
