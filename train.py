@@ -344,10 +344,12 @@ def print_row(task: Task, row: dict) -> None:
 
 # --------------------------------------------------------------------------------- the command line
 
-def number(text: str) -> int:  # a type for argparse
-    if not text.isdecimal() or int(text) > 10 ** 9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to a billion")
-    return int(text)
+def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
+        return int(text)
+    return parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -359,9 +361,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
     add("--methods", nargs="+", metavar="M", help="placements as in latent_tokens.py; default: "
         "the task's")
-    add("--seeds", type=number, default=1, metavar="N", help="tune and test with 0 ... N-1")
-    add("--steps", type=number, default=300, metavar="N", help="of tuning; default: 300")
-    add("--bases", type=number, nargs="+", default=[0], metavar="N", help="seeds of a base")
+    add("--seeds", type=number(1), default=1, metavar="N", help="tune and test with 0 ... N-1")
+    add("--steps", type=number(1), default=300, metavar="N", help="of tuning; default: 300")
+    add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of a base")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
@@ -427,6 +429,9 @@ def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str
     try:
         work(parser.parse_args(arguments))
         sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone, as in ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        parser.exit(1)
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:  # raised by somebody's own code
             raise

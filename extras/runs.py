@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from latent_tokens import LatentTokens, Placement, UserError
-from model import GPT
+from model import GPT, weights_checksum
 from tasks import TASKS, Task
-from train import (KEY, REFERENCES, RESULTS, TuneConfig, about, append_result, key, number,
-                   read_results, split_means, weights_checksum)
+from train import (REFERENCES, RESULTS, TuneConfig, about, append_result, key, number,
+                   read_results, split_means)
 
 
 def plain_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -57,10 +57,7 @@ class Run:
         if not path.exists():
             raise UserError(f"there is no {path}: make it with "
                             f"{train_command(args.folder, task, args.base)}")
-        try:
-            return cls(args.folder, rows, task, args.base, GPT.load(path))
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        return cls(args.folder, rows, task, args.base, GPT.load(path))
 
     @cached_property
     def about(self) -> dict:
@@ -72,9 +69,9 @@ class Run:
     def row(self, method: str, seed: int) -> dict:
         """The newest result of a method, whatever its tuning settings. Raises UserError if there is
         none, and says how to make it."""
-        asked, names = self.new_row(method, seed, TuneConfig()), set(KEY) - {"tuning"}
+        asked = self.new_row(method, seed, TuneConfig())
         for row in reversed(self.rows):
-            if (all(row[name] == asked[name] for name in names)
+            if (key(row | {"tuning": {}}) == key(asked | {"tuning": {}})
                     and row["tuning"].keys() == asked["tuning"].keys()):  # of this version
                 return row
         command = train_command(self.folder, self.task, self.number, seed)
@@ -107,7 +104,7 @@ class Run:
         self.rows.append(row)
         means = split_means(row, self.task.claim.metrics[0]).values()
         print("{task}, base {base}, {method}, seed {seed}, {seconds:.0f} s:".format(**row),
-              *(f"{mean:.2f}" for mean in means))
+              *(f"{mean:.2f}" for mean in means), flush=True)
 
 
 def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:

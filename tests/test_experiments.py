@@ -116,7 +116,8 @@ def test_results_of_controls_join_the_run_once_and_say_what_they_are(finished, m
     size = sum(weights.numel() for weights in open_run(finished).base.parameters())
     assert list(rows)[6:] == names
     assert [rows[name]["trained"] for name in names] == [16, 32, 0, size, 0, size, 0, size]
-    assert [trial["lr"] for trial in rows["full"]["trials"]] == [1e-4, 3e-4, 1e-3]
+    assert [start["lr"] for start in rows["full"]["starts"]] == [1e-4, 3e-4, 1e-3]
+    assert all(len(start["losses"]) == 1 for start in rows["full"]["starts"])
     checksums = [rows[name]["vectors_checksum"] for name in ("Start_2", "Start_2:random", "full")]
     assert len(set(checksums)) == 3 and checksums[2] == 0
     tested = [rows[name]["model"] for name in names[4:]]
@@ -177,16 +178,16 @@ def test_vectors_keep_their_values_and_order(notation):
     assert torch.equal(placed.vectors, latents.vectors[:placed.placement.total])
 
 
-def test_a_line_for_each_name_one_trial_and_nothing_saved(finished, capsys, monkeypatch):
-    monkeypatch.setattr(score, "tune", lambda *arguments: trials.append(
-        len(arguments[-1].trials)) or train.tune(*arguments))
-    trials = []
+def test_a_line_for_each_name_one_start_and_nothing_saved(finished, capsys, monkeypatch):
+    monkeypatch.setattr(score, "tune", lambda *arguments: starts.append(
+        len(arguments[-1].starts)) or train.tune(*arguments))
+    starts = []
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     names = ["Comma_1", "Start_2:End_1", "Comma_1:random", "Start_2:shuffled"]
     score.main([*names, "--tune", "End_1", "--folder", str(finished)])
     lines = capsys.readouterr().out.splitlines()
     assert [line[:24].strip() for line in lines] == ["accuracy", "base", *names, "End_1, tuned now"]
-    assert trials == [1]
+    assert starts == [1]
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 
@@ -195,6 +196,7 @@ def test_means_are_by_items_and_of_the_tasks_splits(model, monkeypatch):
     monkeypatch.setattr(train, "answers", lambda base, latents, task, method, examples: [
         "".join(re.findall("[^,]*[,;]", example.response)[:4]) for example in examples])
     run, none = Run(None, [], TASKS["repetition"], 0, model), LatentTokens(Placement(), 16)
+    model.notes["pretraining"] = {}
     assert list(score.score(run, none, seed=0).values()) == pytest.approx(
         [1, (4 / 5 + 4 / 7) / 2, 4 / 7])
 

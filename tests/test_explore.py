@@ -24,7 +24,7 @@ NOTATIONS = """
     Comma,1_1+1_2 + Start_1+ +Start_1 Start_1++End_1 ,Start_1 Start,_1 _1 Start_ Start 1 Start_1_2
     start_1 Ｓtart_1 Start_1\u0301 Start_😀 -own Comma_1-OWN Comma_1-own Comma_1-own-own Comma_1own
     8_2+10_1+9_1 10,8,9_1 End,Start_2 Comma_2+8,End_1+Start_1 Comma_4-latest Comma_4-own-latest
-    Comma_4-latest-own -latest""".split() + ["", " Start_1", "Start_1 ", "Start_1\n", "Start_1\xa0"]
+    Comma_4-latest-own Comma_4-latest-latest -latest""".split() + ["", " Start_1", "Start_1 ", "Start_1\n", "Start_1\xa0"]
 QUERIES = ["", " ", "1 2", "1\t2", "😀", "1😀", "é", "e\u0301", "A", "١", "，", "\ud83d", "1\0", "x"]
 PIECES = "Start End Comma 1 8 10 0 ٣ _ _ , + -own _1 _2".split()
 IN_THE_PAGE = """<script>
@@ -70,8 +70,8 @@ def random_row(rng: random.Random) -> tuple[str, str, str]:
 
 def in_python(notation: str, query: str, response: str) -> dict | str:
     """What the page must find: a row, where it is read, and how many slots each step feeds."""
-    try:  # -latest changes what is seen, not what is inserted
-        placement, fed = Placement.parse(notation.removesuffix("-latest")), []
+    try:
+        placement, fed = Placement.parse(notation), []
         row = AugmentedRow(placement, encode(query))
         for token_id in encode(response):
             fed.append(len(row.take_new_slots()[0]))

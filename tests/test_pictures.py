@@ -73,7 +73,8 @@ def test_a_picture_upside_down_or_off_by_half_a_step():
 def test_losses_of_other_runs_or_off_their_scale(finished, capsys):
     """From 10 at y = 66 to 0.001, 110 below; of three steps, each is 80 to the right."""
     base = GPT.load(finished / "generation-base0.pt")
-    base.save(finished / "generation-base0.pt", base.notes | {"losses": [10.0, 0.1, 0.001]})
+    base.notes |= {"losses": [10.0, 0.1, 0.001]}
+    base.save(finished / "generation-base0.pt")
     (finished / "generation-base1.pt").write_text("damaged")
     tuned = row("Comma_4", {5: 1.0}, starts=[{"lr": 1, "losses": [0.1, 1e-9]}, {"losses": [0.1]}])
     (finished / "results.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in (

@@ -18,20 +18,18 @@ import argparse
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
-from math import isfinite
+from math import nan
 from statistics import fmean
 
 import torch
-from tqdm import tqdm
 
 from extras.runs import CHANGES, Control, Run, make_parser, other_rules
-from latent_tokens import LatentTokens, Placement, UserError, response_loss
-from model import GPT
-from tasks import Task, draw, draw_examples, random_source
-from train import (TuneConfig, command, complete, key, set_learning_rate, test, to_batch,
-                   weights_checksum)
+from latent_tokens import LatentTokens, Placement
+from model import GPT, weights_checksum
+from tasks import Task, random_source
+from train import Start, TuneConfig, command, complete, key, test, to_batch, tune
 
-FULL_TRIALS = ((1e-4, 0.05), (3e-4, 0.05), (1e-3, 0.05))  # learning rate and weight decay
+FULL_RATES = (1e-4, 3e-4, 1e-3)  # learning rates at which starts of ``full`` begin
 
 
 def default_rows(task: Task) -> list[str]:
@@ -45,33 +43,14 @@ def default_rows(task: Task) -> list[str]:
     return [*rows, *(f"{proposed}:{change}" for change in CHANGES if proposed.total > 1), "full"]
 
 
-def tune_all_weights(base: GPT, none: LatentTokens, task: Task, seed: int,
-                     config: TuneConfig) -> tuple[GPT, list[dict]]:
-    """As ``train.tune``, but what is trained is a copy of the base, without latents."""
-    examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
-    validation = to_batch(none.placement, examples)
-    tuned, trials = {}, []
-    for lr, weight_decay in FULL_TRIALS:
-        model = deepcopy(base).requires_grad_(True)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-        rng = random_source(f"{task.name}/tune", seed)
-        for step in tqdm(range(config.steps), "tuning all weights", leave=False, disable=None):
-            length = rng.choice(task.id_lengths)
-            examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
-            loss = response_loss(model, none, to_batch(none.placement, examples))
-            optimizer.zero_grad()
-            loss.backward()
-            set_learning_rate(optimizer, step, config)
-            optimizer.step()
-        with torch.no_grad():
-            loss = response_loss(model, none, validation).item()
-        trials.append({"lr": lr, "weight_decay": weight_decay,
-                       "validation_loss": loss if isfinite(loss) else None})
-        if isfinite(loss):
-            tuned.setdefault(loss, model)
-    if not tuned:
-        raise UserError(f"{task.name}, full, seed {seed}: no trial has a finite loss")
-    return tuned[min(tuned)], trials
+class AllWeights(Start):
+    """What is trained is a copy of the base, without latents."""
+
+    def __init__(self, base: GPT, placement: Placement, seed: int, lr: float, config: TuneConfig):
+        self.model = deepcopy(base).requires_grad_(True)
+        self.latents = LatentTokens(placement, base.config.n_embd)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr, weight_decay=0.05)
+        self.losses, self.validation_loss = [], nan
 
 
 def follow(rules: list[Task], model: GPT, none: LatentTokens, method: str, seed: int,
@@ -88,15 +67,16 @@ def add_full(run: Run, seed: int) -> None:
     """All weights tuned on the target rule: are other rules still followed when stated?"""
     config, rules = run.tuning(seed), other_rules(run.task)
     none = LatentTokens(Placement(), run.base.config.n_embd)
-    tuned = cache(lambda: tune_all_weights(run.base, none, run.task, seed, config))
+    tuned = cache(lambda: tune(run.base, run.task, none.placement, seed,
+                               replace(config, starts=FULL_RATES), AllWeights))
     trained = {"trained": sum(weights.numel() for weights in run.base.parameters())}
-    run.add("full", seed, config, lambda: trained | {"trials": tuned()[1]}
-            | test(tuned()[0], none, run.task, "full", seed, config))
+    run.add("full", seed, config, lambda: trained | tuned()[1]
+            | test(tuned()[0].model, none, run.task, "full", seed, config))
     for method in ("instruction", "reminders") if rules else ():
         run.add(f"{method}, other rules, before full", seed, config,
                 lambda: follow(rules, run.base, none, method, seed, config))
         run.add(f"{method}, other rules, after full", seed, config,
-                lambda: trained | follow(rules, tuned()[0], none, method, seed, config))
+                lambda: trained | follow(rules, tuned()[0].model, none, method, seed, config))
 
 
 def add_tuned(run: Run, placement: Placement, seed: int) -> None:

@@ -4,7 +4,7 @@
     python -m extras.score Start_4:Comma_4        the vectors of Start_4, placed as Comma_4
     python -m extras.score Comma_4:Comma_2        the first two vectors of Comma_4
     python -m extras.score Comma_4:shuffled       or random: see controls.py
-    python -m extras.score --tune Equals_4        tune first, once instead of once a trial
+    python -m extras.score --tune Equals_4        tune first, with one start
 
 By items (accuracy), so that one mistake does not hide what comes after, on some 32 queries of the
 test. No result is saved, so an edit of the code can be tried on a finished run.
@@ -34,8 +34,8 @@ def score(run: Run, latents: LatentTokens, seed: int) -> dict[str, float]:
 
 
 def tune_once(run: Run, placement: Placement, seed: int) -> LatentTokens:
-    config = run.tuning(seed)
-    return tune(run.base, run.task, placement, seed, replace(config, trials=config.trials[:1]))[0]
+    one_start = replace(run.tuning(seed), starts=(1.0,))
+    return tune(run.base, run.task, placement, seed, one_start)[0].latents
 
 
 def show(args: argparse.Namespace) -> None:

@@ -3,8 +3,7 @@
     python -m extras.testbeds --task generation-0.1 --bases 100 101 102 --out runs/dial
 
 In documents that state a rule, generation-P restates one before an equation with probability P
-(0.05, 0.1, 0.2 or 0.5); Generation itself never does. Its bases are tuned also where they lack a
-skill. All options are those of train.py.
+(0.05, 0.1, 0.2 or 0.5); Generation itself never does. All options are those of train.py.
 """
 
 from tasks import TASKS, Claim, Generation
@@ -12,8 +11,7 @@ import train
 
 
 class Dial(Generation):
-    claim = Claim(("Comma_4",), ("Start_4",), Generation.claim.metrics)
-    pretraining = Generation.pretraining | {"needed_skill": 0.0}
+    claim = Claim(("Comma_4",), ("Start_4",))
 
     def __init__(self, restated: float):
         self.name, self.restated = f"generation-{restated:g}", restated

@@ -19,7 +19,7 @@ from model import GPT
 from tasks import Example, draw_examples
 from train import answers, command
 
-PAGE = Path(__file__).parent.parent / "docs" / "explore.html"
+PAGE = Path(__file__).parents[2] / "docs" / "explore.html"
 OPEN, CLOSE = '<script type="application/json" id="data">\n', "\n</script>"
 ITEM = ",47@83=34"  # nine places
 
