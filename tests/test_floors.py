@@ -9,9 +9,6 @@ from tasks import Example, draw_examples
 from train import split_means
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testbed.md").read_text(encoding="utf-8")
-MEND = pytest.mark.xfail(strict=True, reason="queries on which two rules agree")
-tasks = [pytest.param(task, marks=MEND if task.name != "repetition" else ())
-         for task in floors.THREE]
 
 
 @pytest.mark.parametrize("task", floors.THREE)
@@ -25,7 +22,7 @@ def test_answers_without_arithmetic_by_hand():
     assert floors.chain(floors.no_arithmetic, example) == ",47@83=00,83@00=83,00@83=83,83@83=00"
 
 
-@pytest.mark.parametrize("task", tasks)
+@pytest.mark.parametrize("task", floors.THREE)
 def test_a_claim_that_answers_can_win_which_know_nothing_of_the_rule(task):
     rows = floors.measure(task, floors.wrong_rules(task) | floors.policies(task))
     for name, row in rows.items():
