@@ -5,10 +5,26 @@ import pytest
 import torch
 
 from model import GPT, GPTConfig
+import tasks
 from tasks import ALPHABET, TASKS
 import train
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
+
+TINY_TUNE = {"steps": 2, "batch_size": 4, "warmup": 1, "validation_examples": 8,
+             "test_examples": 4}
+
+
+def of_the_page() -> dict[str, tasks.Task]:
+    """The code of docs/add_a_task.md, as it stands there: all tasks, and one more."""
+    page = Path(train.__file__).parent / "docs" / "add_a_task.md"
+    scope = dict(vars(tasks))
+    exec(page.read_text().split("```python\n")[1].split("```")[0], scope)
+    return scope["TASKS"]
+
+
+EVERY_TASK = of_the_page() | TASKS
+each_task = pytest.mark.parametrize("task", EVERY_TASK.values(), ids=EVERY_TASK)
 
 
 @pytest.fixture
@@ -26,17 +42,16 @@ def model() -> GPT:
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Let --fast be over in a second: the command line, the files and the flow stay the same."""
     model = GPTConfig(vocab_size=len(ALPHABET), n_layer=1, n_head=2, n_embd=16)
-    patch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "short": (1, 60), "long": (1, 100),
-                                           "warmup": 1, "needed_skill": 0.0, "model": model})
-    patch.setattr(train, "FAST_TUNE", {"steps": 2, "batch_size": 4, "warmup": 1,
-                                       "validation_examples": 8, "test_examples": 4})
-    splits = ("id_lengths", "ood_lengths", "far_lengths", "test_lengths")
-    for name, lengths in {
-            "generation": (range(1, 3), range(3, 6), range(4, 6), (5,)),
-            "repetition": (range(1, 3), range(3, 6), range(5, 6), (2, 3, 5)),
-            "summation": (range(5, 13), range(13, 27), range(20, 27), (5, 13, 20))}.items():
-        for split, tested in zip(splits, lengths):
-            patch.setattr(type(TASKS[name]), split, tested)  # and so in variants, too
+    patch.setattr(train, "FAST_PRETRAIN", {"steps": 2, "warmup": 1})
+    patch.setattr(train, "FAST_TUNE", TINY_TUNE)
+    for task in EVERY_TASK.values():
+        first, tested = task.id_lengths[0], [1, 2, 4][-len(task.test_lengths):]
+        for name, value in {
+                "id_lengths": range(first, first + 2), "ood_lengths": range(first + 2, first + 5),
+                "far_lengths": range(first + 3, first + 5),
+                "test_lengths": tuple(first + length for length in tested),
+                "pretraining": {"short": (1, 60), "long": (1, 100), "model": model}}.items():
+            patch.setattr(type(task), name, value)  # and so in variants, too
 
 
 @pytest.fixture

@@ -1,31 +1,37 @@
 """What goes wrong around a run: no finished line is lost, and every fault is one clear line."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
 import json
+import os
+import re
+import resource
+import sys
 
+import numpy
 import pytest
 
 from latent_tokens import LatentTokens, generate
-from model import GPT
+from model import GPT, weights_checksum
 from tasks import TASKS, Score, encode
+from tests.command_line import refused
+from tests.conftest import TINY_TUNE
 import train
 
 pytestmark = pytest.mark.usefixtures("tiny")
+GENERATION = TASKS["generation"]
+LATENTS = "latents/generation-base0-Start_2-seed0.pt"
+ALL_ONES = {length: Score(1.0, True) for length in range(1, 6)}
 
 
-def run(out, *arguments: str) -> list[dict]:
-    train.main(["--fast", "--device", "cpu", "--out", str(out), "--methods", "Start_2", *arguments])
+def arguments(out, *methods: str) -> list[str]:
+    return ["--fast", "--device", "cpu", "--out", str(out), "--methods", "Start_2", *methods]
+
+
+def run(out, *methods: str) -> list[dict]:
+    train.main(arguments(out, *methods))
     return train.read_results(out / train.RESULTS)
-
-
-def refusal(capsys, *arguments: str) -> str:
-    """The one line that a refused command prints."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        train.main(list(arguments))
-    line, = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2
-    return line
 
 
 def content(out) -> bytes:
@@ -41,58 +47,33 @@ def methods(rows: list[dict]) -> list[str]:
 def test_a_second_command_repeats_nothing_and_only_appends(finished):
     before = content(finished)
     stamps = {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
-    rows = run(finished, "8_2-own")
+    rows = run(finished, "8_2-own", "Comma_1+Start_1", "Start_1+Comma_1", "Start_2")
     assert content(finished).startswith(before)
     assert methods(rows)[-1] == "8_2-own" and len(rows) == before.count(b"task_checksum") + 1
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    with open(finished / train.RESULTS) as file:
+        assert [json.loads(line) for line in file] == rows  # strict JSON Lines
 
 
-def test_names_of_one_placement_are_one_result(finished):
-    before = content(finished)
-    run(finished, "Comma_1+Start_1", "Start_1+Comma_1", "Start_2")
-    assert content(finished) == before
-
-
-def edit_lengths(patch):
-    patch.setattr(type(TASKS["generation"]), "test_lengths", (4,))
-
-
-def edit_rule(patch):
-    patch.setattr(type(TASKS["generation"]), "target_rule", "++5")
-
-
-def edit_id_lengths(patch):
-    patch.setattr(type(TASKS["generation"]), "id_lengths", range(1, 3 + 1))
-
-
-def edit_far_lengths(patch):
-    patch.setattr(type(TASKS["generation"]), "far_lengths", range(5, 6))
-
-
-def edit_score(patch):
-    patch.setattr(type(TASKS["generation"]), "score", lambda self, example, text: {
-        length: Score(1.0, True) for length in range(1, 6)})
-
-
-def edit_tuning(patch):
-    patch.setitem(train.FAST_TUNE, "batch_size", 5)
-
-
-@pytest.mark.parametrize("edit", [edit_lengths, edit_rule, edit_id_lengths, edit_far_lengths,
-                                  edit_score, edit_tuning])
-def test_a_line_of_another_experiment_is_neither_lost_nor_mixed_in(edit, finished, monkeypatch,
-                                                                   capsys):
+@pytest.mark.parametrize("where, name, value", [
+    (type(GENERATION), "test_lengths", (4,)), (type(GENERATION), "target_rule", "++5"),
+    (type(GENERATION), "id_lengths", range(1, 4)), (type(GENERATION), "far_lengths", range(5, 6)),
+    (type(GENERATION), "score", lambda self, example, text: (
+        ALL_ONES if text else dict.fromkeys(ALL_ONES, Score(0.0, False)))),
+    (train, "FAST_TUNE", TINY_TUNE | {"batch_size": 5})])
+def test_a_line_of_another_experiment_is_neither_lost_nor_mixed_in(where, name, value, finished,
+                                                                   monkeypatch, capsys):
     before = content(finished)
     with monkeypatch.context() as patch:
-        edit(patch)
+        patch.setattr(where, name, value)
         run(finished)
-        table = capsys.readouterr().out.split("OOD\n")[1]
+        table = capsys.readouterr().out.split("OOD\n")[1].replace(",", "")
         assert content(finished).startswith(before)
         new = train.read_results(finished / train.RESULTS)[6:]
         assert methods(new) == ["base", "instruction", "reminders", "Start_2"]
-        for row in new:
-            mean = train.split_means(row, "accuracy")["ID"]
-            assert f"{row['method']:38} {mean:8.2f}" in table
+        for row, line in zip(new, table.splitlines()):
+            means = [train.split_means(row, metric)["ID"] for metric in GENERATION.claim.metrics]
+            assert line.split()[:3] == [row["method"], *(f"{mean:.2f}" for mean in means)]
         after = content(finished)
         run(finished)
         assert content(finished) == after
@@ -101,20 +82,63 @@ def test_a_line_of_another_experiment_is_neither_lost_nor_mixed_in(edit, finishe
 
 
 def test_another_base_has_lines_of_its_own(finished):
-    base = GPT.load(finished / "generation-base0.pt")
+    """By its weights or, where these should be the same, by its settings."""
+    base, path = GPT.load(finished / "generation-base0.pt"), finished / train.RESULTS
+    path.write_bytes(content(finished).replace(b'"adam_lr": 0.003', b'"adam_lr": 0.004'))
+    new = ["base", "instruction", "reminders", "Start_2"]
+    assert methods(run(finished)[6:]) == new
     base.blocks[0].qkv.weight.data.add_(1e-3)
-    base.save(finished / "generation-base0.pt", base.notes)
+    base.save(finished / "generation-base0.pt")
     rows = run(finished)
-    assert methods(rows[6:]) == ["base", "instruction", "reminders", "Start_2"]
-    assert rows[0]["base_checksum"] != rows[6]["base_checksum"]
+    assert methods(rows[6:]) == new * 2 and rows[-1]["base_checksum"] == weights_checksum(base)
+
+
+REWRITES = {
+    "one type of number, and sorted": lambda text: b"".join(
+        json.dumps(json.loads(line, parse_int=float), sort_keys=True).encode() + b"\n"
+        for line in text.splitlines()),
+    "byte-order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "CRLF": lambda text: text.replace(b"\n", b"\r\n"),
+    "no last newline": lambda text: text[:-1],
+    "empty lines": lambda text: b"\n" + text.replace(b"\n", b"\n\n")}
+
+
+@pytest.mark.parametrize("rewrite", REWRITES.values(), ids=REWRITES)
+def test_a_file_rewritten_by_another_tool_is_not_done_again(rewrite, finished, capsys):
+    rows, rewritten = train.read_results(finished / train.RESULTS), rewrite(content(finished))
+    (finished / train.RESULTS).write_bytes(rewritten)
+    assert run(finished, "Comma_1") == rows and content(finished) == rewritten
+    assert methods(run(finished, "End_1")) == [*methods(rows), "End_1"]
+    assert "skipped" not in capsys.readouterr().err
+
+
+def test_learning_rates_of_1_and_of_1_0_are_the_same(tmp_path, monkeypatch):
+    for starts in ((1, 2), (1.0, 2.0)):
+        monkeypatch.setattr(train, "FAST_TUNE", TINY_TUNE | {"starts": starts})
+        assert len(run(tmp_path)) == 4
 
 
 def test_half_a_line_is_skipped_with_a_word_and_ends_no_other(finished, capsys):
     rows, path = train.read_results(finished / train.RESULTS), finished / train.RESULTS
-    path.write_bytes(content(finished)[:-300])  # a power cut, in the line of Start_1+Comma_1
+    half = content(finished)[:-300]  # a power cut, in the line of Start_1+Comma_1
+    path.write_bytes(half)
     assert train.read_results(path) == rows[:-1]
-    assert "skipped 1 incomplete lines" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "skipped 1 incomplete lines" in printed.err and not printed.out
     assert methods(run(finished, "Start_1+Comma_1")) == methods(rows)
+    assert content(finished).startswith(half + b'\n{"') and content(finished).endswith(b"}\n")
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b'"1"', b"null"])
+def test_a_row_without_a_number_is_done_again(number, finished, capsys):
+    """A mean that is NaN was called reproduced."""
+    *_, last = train.read_results(finished / train.RESULTS)
+    spoilt = re.sub(rb'(.*"accuracy": \[)[^,]+', rb"\g<1>" + number, content(finished), flags=re.S)
+    (finished / train.RESULTS).write_bytes(spoilt)
+    again = run(finished, last["method"])
+    assert "skipped 1 incomplete lines" in capsys.readouterr().err
+    assert again[-1]["accuracy"] == last["accuracy"] and len(again) == 6
+    assert content(finished).startswith(spoilt)
 
 
 @pytest.mark.parametrize("foreign", [b"{", b"\xff\xfe \x00", b"[1]", b'"a"', b"17", b"null",
@@ -126,23 +150,46 @@ def test_foreign_lines_are_skipped_and_kept(foreign, finished):
     assert content(finished).startswith(foreign)
 
 
-def test_a_full_disk_costs_one_line_and_no_other(finished, monkeypatch):
-    """A disk that takes the first half of a line."""
-    import resource
-    path, rows = finished / train.RESULTS, train.read_results(finished / train.RESULTS)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+def test_lengths_of_numpy_lose_no_row(tmp_path, monkeypatch):
+    """Nor is their result another one."""
+    expected = run(tmp_path)
+    for name in ("id_lengths", "ood_lengths", "far_lengths", "test_lengths"):
+        lengths = numpy.array(getattr(GENERATION, name))
+        monkeypatch.setattr(type(GENERATION), name, tuple(lengths))
+    assert run(tmp_path) == expected
+
+
+@contextmanager
+def full_disk(size: int):
+    """One that takes so many bytes of a file, and no more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_costs_one_line_and_no_other(finished):
+    path, rows = finished / train.RESULTS, train.read_results(finished / train.RESULTS)
+    with full_disk(path.stat().st_size + 100):
         for seed in (7, 8):
             with pytest.raises(OSError):
                 train.append_result(path, rows[0] | {"seed": seed})
         with pytest.raises(OSError):
-            GPT.load(finished / "generation-base0.pt").save(finished / "other.pt", {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            GPT.load(finished / "generation-base0.pt").save(finished / "other.pt")
     train.append_result(path, rows[0] | {"seed": 9})
     assert [row["seed"] for row in train.read_results(path)] == [*[0] * 6, 9]
     assert not list(finished.glob("*other*"))
+
+
+def test_latents_that_a_full_disk_does_not_take_leave_the_old_ones_whole(finished, capsys):
+    rows = content(finished).splitlines(keepends=True)
+    (finished / train.RESULTS).write_bytes(b"".join(rows[:3]))
+    before = {path: path.is_file() and path.read_bytes() for path in finished.rglob("*")}
+    with full_disk(500):
+        assert "File too large" in refused(capsys, train, *arguments(finished))
+    assert before == {path: path.is_file() and path.read_bytes() for path in finished.rglob("*")}
 
 
 def test_lines_of_commands_at_once_do_not_mix(tmp_path):
@@ -155,100 +202,131 @@ def test_lines_of_commands_at_once_do_not_mix(tmp_path):
     assert sorted(row["seed"] for row in rows) == list(range(200))
 
 
-def test_ctrl_c_costs_the_base_in_work_and_no_other_file(tmp_path, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+def test_a_base_that_another_command_made_meanwhile_is_taken(tmp_path, monkeypatch):
+    """Else the other's rows stay without their base, and one seed counts as two bases."""
+    pretrain, models = train.pretrain, []
+
+    def slow(task, config, seed, device):
+        if seed == 0:
+            patch.setattr(train, "pretrain", lambda *_: pretrain(task, config, 1, device))
+            run(tmp_path)  # another command, which begins later and is faster
+        models.append(pretrain(task, config, seed, device))
+        return models[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "set_learning_rate", interrupted)
-        with pytest.raises(SystemExit) as stop:
-            run(tmp_path)
-    assert stop.value.code == 130 and "finished is kept" in capsys.readouterr().err
-    assert not list(tmp_path.glob("generation*")) and methods(run(tmp_path))[-1] == "Start_2"
+        patch.setattr(train, "pretrain", slow)
+        checksums = {row["base_checksum"] for row in run(tmp_path, "End_2")}
+    (mine, _), = models
+    assert checksums == {weights_checksum(GPT.load(tmp_path / "generation-base0.pt"))}
+    assert weights_checksum(mine) not in checksums and len(list(tmp_path.iterdir())) == 3
 
 
-def test_ctrl_c_in_a_tuning_keeps_what_is_finished(tmp_path, monkeypatch):
-    tune = train.tune
+@pytest.mark.parametrize("steps, bases, kept", [(0, 0, 0), (4, 1, 3), (8, 1, 4)])
+def test_ctrl_c_costs_what_is_in_work_and_no_other_line(steps, bases, kept, tmp_path, monkeypatch,
+                                                        capsys):
+    """Two optimizers in pre-training, three starts, then one: four steps each."""
+    calls, set_learning_rate = count(), train.set_learning_rate
 
-    def interrupted(base, task, placement, *rest):
-        if str(placement) == "End_2":
+    def interrupted(*given):
+        if next(calls) == steps:
             raise KeyboardInterrupt
-        return tune(base, task, placement, *rest)
+        set_learning_rate(*given)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "tune", interrupted)
-        with pytest.raises(SystemExit):
-            run(tmp_path, "End_2")
-    kept = content(tmp_path)
-    assert methods(train.read_results(tmp_path / train.RESULTS)) == [*train.REFERENCES, "Start_2"]
-    run(tmp_path, "End_2")
-    assert content(tmp_path).startswith(kept)
+    monkeypatch.setattr(train, "set_learning_rate", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, "End_2")
+    assert stop.value.code == 130 and "finished is kept" in capsys.readouterr().err
+    before = content(tmp_path)
+    assert before.count(b"\n") == kept and len(list(tmp_path.glob("generation*"))) == bases
+    assert methods(run(tmp_path, "End_2")) == [*train.REFERENCES, "Start_2", "End_2"]
+    assert content(tmp_path).startswith(before)
+
+
+def test_a_reader_that_has_gone_is_no_traceback(finished, monkeypatch):  # | head
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as output, pytest.raises(SystemExit) as stop:
+        monkeypatch.setattr(sys, "stdout", output)
+        run(finished)
+    assert stop.value.code == 1
 
 
 def test_a_tuning_that_diverges_is_named_and_has_no_line(tmp_path, monkeypatch, capsys):
     loss = train.response_loss
-    monkeypatch.setattr(train, "response_loss", lambda *arguments: loss(*arguments) * float("nan"))
-    line = refusal(capsys, "--fast", "--device", "cpu", "--out", str(tmp_path), "--methods",
-                   "Start_2")
-    assert "generation, Start_2, seed 0: no trial has a finite loss" in line
+    monkeypatch.setattr(train, "response_loss", lambda *given: loss(*given) * float("nan"))
+    assert "Start_2: no start has a finite loss" in refused(capsys, train, *arguments(tmp_path))
     assert methods(train.read_results(tmp_path / train.RESULTS)) == [*train.REFERENCES]
     assert not list((tmp_path / "latents").iterdir())
 
 
 # ----------------------------------------------------------------------------------------- mistakes
 
-@pytest.mark.parametrize("arguments, message", [
+@pytest.mark.parametrize("mistake, message", [
     (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected Start_m, End_m, Comma_m"),
     (["--methods", "Start_2", "Middle_2"], "unknown placement 'Middle_2'"),
     (["--methods", "Comma_4:random"], "unknown placement 'Comma_4:random'"),
+    (["--methods", "Start_2", "+".join(f"{k}_1" for k in range(1, 90))], "1_1+10_1+11_1"),
     (["--task", "division"], "choose from"),
     (["--device", "abacus"], "--device: invalid choice: 'abacus' (choose from "),
     (["--steps", "0"], "argument --steps: '0' is no number from 1 to 1000000000"),
     (["--bases", "0", "-1"], "argument --bases: '-1' is no number from 0 to"),
     (["--bases", "9" * 30], "is no number from 0 to"),
-    (["--steps", "many"], "argument --steps: 'many' is no number"),
     (["--out", ""], "--out: a run needs a folder of its own"),
-    (["--unknown"], "unrecognized arguments"),
+    (["--seed", "3"], "unrecognized arguments: --seed 3"),  # no short form of --seeds
 ])
-def test_mistakes_get_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
-    assert message in refusal(capsys, "--out", str(tmp_path / "run"), *arguments)
+def test_mistakes_get_one_line_and_write_nothing(mistake, message, tmp_path, capsys):
+    assert message in refused(capsys, train, "--out", tmp_path / "run", *mistake)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("score", lambda self, example, text: ALL_ONES, "score() must give"),
+    ("score", lambda self, example, text: {1: Score(1.0, text != "")}, "score() must give"),
+    ("score", lambda self, example, text: {1: Score(0.9, False)}, "score() must give"),
+    ("score", lambda self, example, text: {}, "score() must give"),
+    ("letter", "W", "'W' is not in the alphabet"), ("letter", "@", "cannot stand elsewhere"),
+    ("instruction", "Add, 9!", "is not in the alphabet"),  # written once a base is trained
+    ("reminder", "again!", "is not in the alphabet")])
+def test_a_task_that_contradicts_itself_is_refused_before_the_work(name, value, message, tmp_path,
+                                                                   monkeypatch, capsys):
+    monkeypatch.setattr(type(GENERATION), name, value)
+    monkeypatch.delattr(train, "pretrain")
+    assert message in refused(capsys, train, *arguments(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("folder", ["file", "file/run"])
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
-    assert str(tmp_path / folder) in refusal(capsys, "--fast", "--out", str(tmp_path / folder))
+    assert str(tmp_path / folder) in refused(capsys, train, *arguments(tmp_path / folder))
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
 @pytest.mark.parametrize("change", [{"steps": 3}, {"adam_lr": 1e-4}, {"short": (2, 60)}])
 def test_a_base_of_other_settings_is_refused(change, finished, monkeypatch, capsys):
     monkeypatch.setattr(train, "FAST_PRETRAIN", train.FAST_PRETRAIN | change)
-    line = refusal(capsys, "--fast", "--out", str(finished))
+    line = refused(capsys, train, *arguments(finished))
     assert f"was made with {next(iter(change))} = " in line and "choose a new --out" in line
 
 
 def test_a_base_is_not_taken_for_another_text(finished, monkeypatch, capsys):
     """Even where an edit of ``document`` shows only every now and then."""
-    document, count = TASKS["generation"].document, iter(range(10_000))
-    monkeypatch.setattr(TASKS["generation"], "document", lambda rng, progress: (
-        document(rng, progress) if next(count) != 80 else "44@47=83,;"))
-    assert "was made with text = " in refusal(capsys, "--fast", "--out", str(finished))
+    document, number = GENERATION.document, count()
+    monkeypatch.setattr(GENERATION, "document", lambda rng, progress: (
+        document(rng, progress) if next(number) != 80 else "44@47=83,;"))
+    assert "was made with text = " in refused(capsys, train, *arguments(finished))
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe nonsense"])
 def test_a_damaged_base_is_refused_and_kept(damage, finished, capsys):
-    path = finished / "generation-base0.pt"
-    path.write_bytes(damage)
-    assert "is not a readable base: delete it" in refusal(capsys, "--fast", "--out", str(finished))
-    assert path.read_bytes() == damage
+    (finished / "generation-base0.pt").write_bytes(damage)
+    assert "is not a readable base: delete it" in refused(capsys, train, *arguments(finished))
+    assert (finished / "generation-base0.pt").read_bytes() == damage
 
 
 def test_a_base_and_latents_load_in_a_users_script(finished):
     base = GPT.load(finished / "generation-base0.pt")
-    latents = LatentTokens.load(finished / "latents" / "generation-base0-Start_2-seed0.pt",
-                                base.config.n_embd)
+    latents = LatentTokens.load(finished / LATENTS, base.config.n_embd)
     assert len(generate(base, latents, [encode("44@47=83,")], 5)[0]) == 5
     with pytest.raises(ValueError, match="is not a readable base"):
         GPT.load(finished / "results.jsonl")

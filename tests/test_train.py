@@ -1,19 +1,23 @@
 """The script as a user meets it: whole small runs, what each phase draws, tuning by hand."""
 
-from functools import partial
-from pathlib import Path
+from collections import defaultdict
+from copy import deepcopy
+from math import isfinite, nan
+import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from latent_tokens import LatentTokens, Placement
-from model import GPT
-import tasks
-from tasks import TASKS, decode, purpose_of
+from model import GPT, GPTConfig, weights_checksum
+from tasks import END, TASKS, TOKEN_ID, decode, draw, draw_examples, encode, purpose_of
+from tests.conftest import each_task
 import train
-from train import Muon, PretrainConfig, TuneConfig
+from train import Muon, PretrainConfig, Start, TuneConfig
 
 pytestmark = pytest.mark.usefixtures("tiny")
+GENERATION = TASKS["generation"]
 
 
 def run(out, *arguments: str) -> list[dict]:
@@ -21,71 +25,89 @@ def run(out, *arguments: str) -> list[dict]:
     return train.read_results(out / train.RESULTS)
 
 
-def tiny_config(**settings) -> PretrainConfig:
-    return PretrainConfig(**train.FAST_PRETRAIN | settings)
-
-
 @pytest.fixture
 def base() -> GPT:
-    return train.pretrain(TASKS["generation"], tiny_config(), "cpu").requires_grad_(False)
+    settings = GENERATION.pretraining | train.FAST_PRETRAIN
+    return train.pretrain(GENERATION, PretrainConfig(**settings), 0, "cpu")[0].requires_grad_(False)
 
 
-def bits(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def equal(one: dict, other: dict) -> bool:
-    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+def small(**settings) -> TuneConfig:
+    return TuneConfig(**{"steps": 3, "batch_size": 4, "validation_examples": 6} | settings)
 
 
 # -------------------------------------------------------------------------------------- whole runs
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_run_has_a_line_for_each_method_and_seed(name, tmp_path):
-    rows, task = run(tmp_path, "--task", name, "--seeds", "2"), TASKS[name]
+@each_task
+def test_a_run_has_a_line_for_each_method_and_seed(task, tmp_path, monkeypatch):
+    """Also of the task that docs/add_a_task.md adds, without an edit elsewhere."""
+    monkeypatch.setitem(TASKS, task.name, task)
+    rows = run(tmp_path, "--task", task.name, "--seeds", "2")
     methods = [*train.REFERENCES, *task.claim.baselines, *task.claim.proposed]
-    expected = [(name, 0, method, seed) for seed in (0, 1) for method in methods]
-    assert [(row["task"], row["base"], row["method"], row["seed"]) for row in rows] == expected
+    assert [(row["task"], row["base"], row["method"], row["seed"]) for row in rows] == [
+        (task.name, 0, method, seed) for seed in (0, 1) for method in methods]
+    lengths = [length for each in draw_examples(task, task.test_lengths, "test", 0, 1)
+               for length in task.score(each, each.response)]
     for row in rows:
-        lengths = list(range(1, 6)) if name == "generation" else list(task.test_lengths)
         assert row["lengths"] == lengths
         assert len(row["accuracy"]) == len(row["exact"]) == len(lengths)
+    assert len({row["trained"] for row in rows}) == 2  # all placements equally many
 
 
-def test_a_run_leaves_its_files_and_no_others(tmp_path):
-    run(tmp_path, "--methods", "Comma_4")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "generation-base0.pt", "latents", "results.jsonl"}
-    assert [path.name for path in (tmp_path / "latents").iterdir()] == [
-        "generation-base0-Comma_4-seed0.pt"]
+def test_all_tasks_and_several_bases(tmp_path):
+    rows = run(tmp_path, "--task", "all", "--bases", "3", "4", "3", "--methods", "Start_1")
+    assert [(row["task"], row["base"]) for row in rows[::4]] == [
+        (name, base) for name in TASKS for base in (3, 4)]
+    assert len({row["base_checksum"] for row in rows}) == len(rows) / 4 == 2 * len(TASKS)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_all_methods_of_a_task_train_equally_many_numbers(task):
-    names = task.claim.baselines + task.claim.proposed
-    assert len({Placement.parse(name).total for name in names}) == 1
+def test_a_row_knows_its_base_its_latents_and_how_they_were_tuned(finished):
+    rows = train.read_results(finished / train.RESULTS)
+    assert [row["trained"] for row in rows] == [0, 0, 0, 32, 16, 32]
+    assert [row["inserted"] for row in rows] == [0, 0, 0, 2, 5, 6]
+    assert {str(path.relative_to(finished)) for path in finished.rglob("*.*")} == {
+        "generation-base0.pt", "results.jsonl", *(row["latents"] for row in rows[3:])}
+    base = GPT.load(finished / "generation-base0.pt")
+    assert base.notes["pretraining"]["model"]["n_embd"] == 16 and len(base.notes["losses"]) == 1
+    for row in rows:
+        assert row["base_checksum"] == weights_checksum(base)
+        assert train.key(row) == train.key(row | {"pretraining": base.notes["pretraining"]})
+    for row in rows[3:]:
+        latents = LatentTokens.load(finished / row["latents"], 16)
+        assert str(latents.placement) == row["method"]
+        assert weights_checksum(latents) == row["vectors_checksum"]
+        assert [start["lr"] for start in row["starts"]] == [0.5, 1.0, 2.0]
 
 
-def test_a_line_says_what_was_trained_and_inserted(tmp_path):
-    rows = {row["method"]: row for row in run(tmp_path, "--methods", "Start_2", "Comma_1")}
-    assert [rows[method]["trained"] for method in rows] == [0, 0, 0, 32, 16]
-    assert [rows[method]["inserted"] for method in rows] == [0, 0, 0, 2, 5]
-    for method, trials in (("base", 0), ("Start_2", 3)):
-        assert len(rows[method]["trials"]) == trials
+def test_fast_keeps_what_a_task_sets_and_shows_a_sample(tmp_path, monkeypatch, capsys):
+    """Else another model size is not tried by it."""
+    other = {"model": GPTConfig(len(TOKEN_ID), n_layer=2, n_head=1, n_embd=8), "adam_lr": 1e-4}
+    monkeypatch.setattr(type(GENERATION), "pretraining", GENERATION.pretraining | other)
+    row, *_ = run(tmp_path, "--methods", "Start_1")
+    settings = row["pretraining"]
+    assert [settings["model"]["n_layer"], settings["adam_lr"], settings["steps"]] == [2, 1e-4, 2]
+    sample, _ = capsys.readouterr().out.split("\ngeneration, base")
+    *documents, query, response = sample.split()[-5:]
+    assert all(text.endswith(END) for text in documents)
+    assert GENERATION.after(query) == response[1:9]
 
 
-def test_the_printed_table_has_means_over_lengths_bases_and_seeds(capsys):
-    """Each metric and split by itself; a length may be in two splits."""
-    rows = [{"method": method, "lengths": [1, 5, 6, 16], "exact": [0.0] * 4,
-             "splits": {"ID": [1, 5], "OOD": [6, 24], "far OOD": [16, 24]}, "accuracy": accuracy}
-            for method, accuracy in (("Start_4", [1.0, 0.8, 0.5, 0.0]), ("Comma_4", [1.0] * 4),
-                                     ("Start_4", [1.0, 0.6, 0.5, 0.1]))]
-    train.print_table(TASKS["generation"], rows, ("accuracy", "exact"))
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert lines == [["generation,", "accuracy", "ID", "OOD", "far", "OOD"],
-                     ["Start_4", "0.85", "0.28", "0.05"], ["Comma_4", "1.00", "1.00", "1.00"],
-                     [], ["generation,", "exact", "ID", "OOD", "far", "OOD"],
-                     ["Start_4", "0.00", "0.00", "0.00"], ["Comma_4", "0.00", "0.00", "0.00"]]
+def test_each_line_can_be_read_before_the_next_result_is_there(tmp_path, monkeypatch):
+    """``python train.py > log`` showed nothing for minutes."""
+    seen, test, log = [], train.test, open(tmp_path / "log", "w")
+    monkeypatch.setattr(train, "test", lambda *given: seen.append(
+        (tmp_path / "log").read_text().splitlines()[-1].split()[0]) or test(*given))
+    with log, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", log)
+        run(tmp_path / "run", "--methods", "Start_1")
+    assert seen == ["generation,", *train.REFERENCES]
+
+
+def test_a_mean_is_over_the_lengths_of_a_split():
+    """A length may be in two, and one may have none."""
+    row = {"lengths": [1, 5, 6, 16], "exact": [1.0, 0.8, 0.5, 0.0],
+           "splits": {"ID": [1, 5], "OOD": [6, 24], "far OOD": [16, 24], "none": [30, 40]}}
+    assert train.split_means(row, "exact") == pytest.approx(
+        {"ID": 0.9, "OOD": 0.25, "far OOD": 0.0, "none": nan}, nan_ok=True)
 
 
 def test_the_same_seed_gives_the_same_result(tmp_path):
@@ -95,71 +117,195 @@ def test_the_same_seed_gives_the_same_result(tmp_path):
 
 # ------------------------------------------------------------------- what is drawn for which phase
 
-def test_each_phase_sees_its_own_queries_and_lengths(tmp_path, monkeypatch):
-    """Tuning and the choice of a trial see in-distribution lengths; nobody sees another's query."""
-    seen = {"tune": [], "validation": [], "test": []}
+def test_each_phase_and_seed_sees_queries_of_its_own(tmp_path, monkeypatch):
+    """Tuning and the choice of a start see in-distribution lengths, the test the longest."""
+    seen, of_result = defaultdict(list), {}
     loss, generate = train.response_loss, train.generate
 
     def watched_loss(model, latents, batch):
         value = loss(model, latents, batch)
         seen["tune" if value.requires_grad else "validation"] += [
-            decode(row).rstrip(";") for row in batch.token_ids.tolist()]  # padding is token 0, ;
+            decode(row).rstrip(END) for row in batch.token_ids.tolist()]  # padding is token 0, ;
         return value
 
     def watched_generate(model, latents, queries, max_new_tokens, *rest):
         seen["test"] += [decode(query) + "," * (max_new_tokens // 9) for query in queries]
         return generate(model, latents, queries, max_new_tokens, *rest)
 
+    def watched_append(path, row):
+        of_result[row["method"], row["seed"]] = dict(seen)
+        seen.clear()
+
     monkeypatch.setattr(train, "response_loss", watched_loss)
     monkeypatch.setattr(train, "generate", watched_generate)
-    monkeypatch.setitem(train.FAST_TUNE, "steps", 8)
+    monkeypatch.setattr(train, "append_result", watched_append)
+    monkeypatch.setattr(train, "FAST_TUNE", train.FAST_TUNE | {"steps": 8, "test_examples": 9})
     monkeypatch.setattr(train, "REFERENCES", ("base",))
-    run(tmp_path, "--methods", "Start_1")
-    for purpose, texts in seen.items():
+    run(tmp_path, "--methods", "Start_1", "--seeds", "2")
+    first, second = of_result["Start_1", 0], of_result["Start_1", 1]
+    for purpose, texts in first.items():
         assert {purpose_of(text[:8]) for text in texts} == {purpose}
-        lengths = {text.count(",") for text in texts}
-        assert lengths == ({5} if purpose == "test" else {1, 2})
-    assert len(seen["tune"]) == 3 * 8 * 4 and len(seen["validation"]) == 3 * 8
+        assert {text.count(",") for text in texts} == ({5} if purpose == "test" else {1, 2})
+        assert len(texts) == {"tune": (3 * 3 + 5) * 4, "validation": 4 * 8, "test": 9}[purpose]
+        assert len({text[:8] for text in texts} & {text[:8] for text in second[purpose]}) < 3
+    assert [of_result["base", seed] for seed in (0, 1)] == [
+        {"test": each["test"]} for each in (first, second)]
 
 
-def test_a_trial_is_chosen_by_its_validation_loss(base):
-    config = TuneConfig(steps=3, batch_size=4, validation_examples=5,
-                        trials=((1e-3, 0.05), (2.0, 0.05), (1e-3, 0.2)))
-    task, placement = TASKS["generation"], Placement.parse("Start_2")
-    latents, trials = train.tune(base, task, placement, 0, config)
-    assert [(each["lr"], each["weight_decay"]) for each in trials] == list(config.trials)
-    best = min(config.trials, key=dict(zip(
-        config.trials, (each["validation_loss"] for each in trials))).get)
-    again, _ = train.tune(base, task, placement, 0, TuneConfig(
-        steps=3, batch_size=4, validation_examples=5, trials=(best,)))
-    assert torch.equal(latents.vectors, again.vectors)
+@each_task
+@pytest.mark.parametrize("method", [*train.REFERENCES, "Start_1"])
+def test_what_reaches_decoding(task, method, model, monkeypatch):
+    """The rule in words where it belongs, the stop, room for the longest answer, and reminders: to
+    a writer that knows the answers and never reminds itself."""
+    examples = draw_examples(task, (*task.id_lengths, *task.test_lengths), "test", 0, 300)
+    given, asked = LatentTokens(Placement(), 16), iter(examples)
+    opening = task.instruction if method in ("instruction", "reminders") else ""
+    reminder = task.reminder if method == "reminders" else ""
+
+    def generate(base, latents, queries, room, stop_id, overrule):
+        chunk = [next(asked) for _ in queries]
+        assert (base, latents, stop_id) == (model, given, TOKEN_ID[END]) and len(queries) <= 256
+        assert room == max(len(each.response.replace(",", "," + reminder)) for each in chunk)
+        assert list(map(decode, queries)) == [
+            opening + each.query.replace(",", "," + reminder) for each in chunk]
+        return [write(query, each.response, room, overrule) for query, each in zip(queries, chunk)]
+
+    def write(query, response, room, overrule):
+        own = (response.replace(",", "," + "9" * len(reminder)) + "9" * room)[:room]
+        written = []
+        for choice in encode(own.split(END)[0] + END * (END in own)):
+            written.append(overrule(query + written, choice))
+        return written
+
+    monkeypatch.setattr(train, "generate", generate)
+    assert train.answers(model, given, task, method, examples) == [
+        each.response for each in examples]
+
+
+@each_task
+def test_a_row_has_the_mean_scores_of_each_length(task, model, monkeypatch):
+    """By a writer that drops the end of every third answer."""
+    latents = LatentTokens(Placement.parse("Comma_2"), 16)
+    drawn, scores = draw_examples(task, task.test_lengths, "test", 5, 30), defaultdict(list)
+    texts = [each.response[:None if n % 3 else -1] for n, each in enumerate(drawn)]
+    given = (model, latents, task, "Comma_2")
+    monkeypatch.setattr(train, "answers", lambda *asked: texts if asked == (*given, drawn) else [])
+    row = train.test(*given, 5, small(test_examples=30))
+    for example, text in zip(drawn, texts):
+        for length, score in task.score(example, text).items():
+            scores[length].append(score)
+    assert row["lengths"] == list(scores) and 0.6 < row["exact"][-1] < 0.8
+    for name in ("accuracy", "exact"):
+        assert row[name] == pytest.approx([
+            sum(getattr(score, name) for score in each) / len(each) for each in scores.values()])
+    assert row["inserted"] == 2 * (drawn[-1].query + drawn[-1].response).count(",")
+
+
+# ------------------------------------------------------------------------------ which start goes on
+
+@pytest.fixture
+def begun():
+    """Starts that remember one another, and what each was fed."""
+    class Watched(Start):
+        all = []
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.first, self.fed = self.latents.vectors.detach().clone(), []
+            self.all.append(self)
+
+        def step(self, batch, step, config):
+            self.fed.append((step, batch.token_ids))
+            super().step(batch, step, config)
+
+    return Watched
+
+
+@pytest.mark.parametrize("losses, leads", [
+    ((3, 1, 2), 1), ((1, 2, 3), 0), ((2, 2, 1), 2), ((nan, 5, 4), 2), ((float("inf"), 6, nan), 1)])
+@pytest.mark.parametrize("choose_at, chosen_after", [(1 / 3, 8), (0.5, 12), (1.0, 25)])
+def test_the_start_that_leads_goes_on_alone(losses, leads, choose_at, chosen_after, base, begun,
+                                            monkeypatch):
+    """And no loss is called better than one that is no number."""
+    loss = train.response_loss
+
+    def response_loss(model, latents, batch):
+        if torch.is_grad_enabled():
+            return loss(model, latents, batch)
+        start = next(each for each in begun.all if each.latents is latents)
+        return torch.tensor(losses[begun.all.index(start)] - 0.01 * len(start.fed))
+
+    monkeypatch.setattr(train, "response_loss", response_loss)
+    config = small(steps=25, choose_at=choose_at, starts=(0.1, 0.2, 0.3))
+    start, notes = train.tune(base, GENERATION, Placement.parse("Start_2"), 0, config, begun)
+    assert start is begun.all[leads] and notes["start"] == leads
+    for number, (each, note) in enumerate(zip(begun.all, notes["starts"], strict=True)):
+        steps, last = 25 if number == leads else chosen_after, losses[number]
+        assert [step for step, _ in each.fed] == list(range(steps)) and len(each.losses) == steps
+        assert note == {
+            "lr": config.starts[number], "losses": [round(loss, 4) for loss in each.losses[::10]],
+            "validation_loss": pytest.approx(last - 0.01 * steps) if isfinite(last) else None}
+
+
+def test_starts_differ_in_nothing_but_their_learning_rates(base, begun):
+    """Each is what it would be alone: the same first vectors, the same examples."""
+    arguments, rates = (base, GENERATION, Placement.parse("Comma_1"), 1), (0.5, 1e30, 2.0)
+    chosen, _ = train.tune(*arguments, small(starts=rates, choose_at=1.0), begun)
+    together = list(begun.all)
+    for start, rate in zip(together, rates):
+        assert torch.equal(start.first, together[0].first)
+        for (_, one), (_, other) in zip(start.fed, together[0].fed, strict=True):
+            assert torch.equal(one, other)
+        if rate < 1e30:
+            alone, _ = train.tune(*arguments, small(starts=(rate,)), Start)
+            assert torch.equal(alone.latents.vectors, start.latents.vectors)
+            assert alone.losses == start.losses
+    assert not isfinite(together[1].validation_loss) and chosen is not together[1]
+
+
+def test_the_chosen_start_is_tested_and_saved(tmp_path, monkeypatch):
+    chosen, tested, tune, test = [], [], train.tune, train.test
+    monkeypatch.setattr(train, "tune", lambda *given: chosen.append(tune(*given)) or chosen[-1])
+    monkeypatch.setattr(train, "test", lambda *given: tested.append(given) or test(*given))
+    row, ((start, notes),) = run(tmp_path, "--methods", "Start_1")[-1], chosen
+    assert [method for _, _, _, method, *_ in tested] == [*train.REFERENCES, "Start_1"]
+    assert tested[-1][1] is start.latents and row == row | notes
+    assert weights_checksum(start.latents) == weights_checksum(
+        LatentTokens.load(tmp_path / row["latents"], 16))
 
 
 # ------------------------------------------------------------------------------- training, by hand
 
-@pytest.mark.parametrize("step, share", [(0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0), (75, 0.5),
-                                         (99, 0.02)])
-def test_the_learning_rate_by_hand(step, share):
+@pytest.mark.parametrize("warmup, step, share", [
+    (10, 0, 0.1), (10, 4, 0.5), (10, 9, 1.0), (10, 50, 1.0), (10, 75, 0.5), (10, 99, 0.02),
+    (0, 0, 1.0), (0, 75, 0.5)])
+def test_the_learning_rate_by_hand(warmup, step, share):
     """10 steps up, then flat, then down over the last half of 100; always a share of the peak."""
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.2)
+    config = PretrainConfig(steps=100, warmup=warmup, decay=0.5)
     for _ in range(2):
-        train.set_learning_rate(optimizer, step, PretrainConfig(steps=100, warmup=10, decay=0.5))
+        train.set_learning_rate(optimizer, step, config)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * share)
 
 
-@pytest.mark.parametrize("shape", [(4, 16), (16, 4), (8, 8)])
-def test_muon_is_the_one_of_torch_in_float32(shape, monkeypatch):
+@pytest.mark.parametrize("shapes", [[(4, 16)], [(16, 4)], [(8, 8), (4, 16), (8, 8), (8, 8)]])
+def test_muon_is_the_one_of_torch_in_float32(shapes, monkeypatch):
+    """Each matrix by itself, though those of a shape are stacked. One has no gradient at first."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
-    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    optimizers = (Muon([ours], lr=0.1, weight_decay=0.3),
-                  torch.optim.Muon([theirs], lr=0.1, weight_decay=0.3))
+    noise = torch.Generator().manual_seed(0)
+    starts = [torch.randn(shape, generator=noise) for shape in [*shapes, (8, 8)]]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    optimizers = (Muon(ours, lr=0.1, weight_decay=0.3),
+                  torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3))
     for step in range(4):
-        for weights, optimizer in zip((ours, theirs), optimizers):
-            weights.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step + 1))
+        for one, other in zip(ours[step < 2:], theirs[step < 2:]):
+            one.grad = torch.randn(one.shape, generator=noise)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
             optimizer.step()
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(ours, start, atol=0.1)
+        for one, other, start in zip(ours, theirs, starts):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+            assert torch.equal(one, start) == (one.grad is None)
 
 
 def test_every_weight_has_one_optimizer(model):
@@ -170,105 +316,60 @@ def test_every_weight_has_one_optimizer(model):
     assert all(weights.ndim == 2 for weights in groups[0]) and len(groups[0]) == 8
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_a_checksum_is_of_all_bits_of_any_type(dtype, model):
+    model, checksum = model.to(dtype), weights_checksum(model.to(dtype))
+    assert checksum == weights_checksum(model) and isinstance(checksum, int)
+    weights = model.head.weight.data[-1:, -1:]
+    weights.copy_(torch.nextafter(weights, weights + 1))
+    assert checksum != weights_checksum(model)
+
+
 def test_tuning_is_this_loop(base):
     """Fresh gradients in each step, rates that fall to zero, weight decay, distinct noise."""
-    task, placement = TASKS["generation"], Placement.parse("Comma_2")
-    config = TuneConfig(steps=4, batch_size=4, warmup=2, validation_examples=5,
-                        trials=((0.5, 0.1),))
-    tuned, _ = train.tune(base, task, placement, 3, config)
-    latents, rng = LatentTokens(placement, 16), train.random_source("generation/tune", 3)
+    placement, rng = Placement.parse("Comma_2"), train.random_source("generation/tune", 3)
+    config = small(steps=4, warmup=2, starts=(0.5,), weight_decay=0.1)
+    tuned, _ = train.tune(base, GENERATION, placement, 3, config)
+    latents, losses = LatentTokens(placement, 16), []
     latents.initialize(base.token_embedding, torch.Generator().manual_seed(3))
     assert (latents.vectors[0] - latents.vectors[1]).abs().mean() > 0.01
     by_hand = Muon(latents.parameters(), lr=0.5, weight_decay=0.1)
     for share in (0.5, 0.75, 0.5, 0.25):
         by_hand.param_groups[0]["lr"] = 0.5 * share
-        length = rng.choice(task.id_lengths)
-        batch = train.to_batch(placement, [train.draw(task, length, "tune", rng)
+        length = rng.choice(GENERATION.id_lengths)
+        batch = train.to_batch(placement, [draw(GENERATION, length, "tune", rng)
                                            for _ in range(4)])
         loss = train.response_loss(base, latents, batch)
         latents.vectors.grad, = torch.autograd.grad(loss, [latents.vectors])
         by_hand.step()
-    torch.testing.assert_close(tuned.vectors, latents.vectors)
+        losses.append(loss.item())
+    torch.testing.assert_close(tuned.latents.vectors, latents.vectors)
+    assert tuned.losses == pytest.approx(losses)
+    examples = draw_examples(GENERATION, GENERATION.id_lengths, "validation", 3, 6)
+    assert tuned.validation_loss == pytest.approx(train.response_loss(
+        base, latents, train.to_batch(placement, examples)).item())
 
 
 def test_tuning_leaves_the_base_bit_identical(base):
-    before = bits(base)
-    train.tune(base, TASKS["generation"], Placement.parse("Comma_2"), 0,
-               TuneConfig(steps=3, batch_size=4, validation_examples=5))
-    assert equal(before, bits(base))
+    before = deepcopy(base.state_dict())
+    train.tune(base, GENERATION, Placement.parse("Comma_2"), 0, small())
+    assert all(torch.equal(before[name], after) for name, after in base.state_dict().items())
     assert all(parameter.grad is None for parameter in base.parameters())
 
 
-def test_a_trial_that_diverges_is_not_chosen(base):
-    config = TuneConfig(steps=3, batch_size=4, validation_examples=5,
-                        trials=((1e30, 0.05), (1.0, 0.05)))
-    latents, trials = train.tune(base, TASKS["generation"], Placement.parse("Start_1"), 0, config)
-    assert trials[0]["validation_loss"] is None and latents.vectors.isfinite().all()
-
-
-# ---------------------------------------------------------------------------- what a base can do
-
-@pytest.mark.parametrize("name, words", [
-    ("generation", "instruction"), ("repetition", "reminders"), ("summation", "reminders")])
-def test_skill_is_the_share_of_exact_answers(name, words, model, monkeypatch):
-    """Of lengths that are tuned on, with the rule in words. A writer errs in each fourth answer."""
-    task = TASKS[name]
-
-    def answers(base, latents, asked, method, examples):
-        assert (asked, method, latents.placement) == (task, words, Placement())
-        assert {purpose_of(each.query) for each in examples} == {"validation"}
-        lengths = {length for each in examples for length in task.score(each, each.response)}
-        assert lengths == set(task.id_lengths)
-        return [each.response[:-1] if index % 4 == 3 else each.response
-                for index, each in enumerate(examples)]
-
-    monkeypatch.setattr(train, "answers", answers)
-    assert train.skill(model, task) == pytest.approx(0.75)
-
-
-@pytest.mark.parametrize("able", [0.89, 0.9])
-def test_nothing_is_tuned_on_a_base_without_its_skill(able, tmp_path, monkeypatch, capsys):
-    """The other base goes on; a second command neither trains the first again nor takes it."""
-    monkeypatch.setitem(train.FAST_PRETRAIN, "needed_skill", 0.9)
-    skills = iter([able, 0.9])
-    monkeypatch.setattr(train, "skill", lambda *_: next(skills))
-    for _ in ("made", "read"):
-        again = partial(run, tmp_path, "--methods", "Start_1", "--bases", "3", "4")
-        if able == 0.9:
-            again()
-        else:
-            with pytest.raises(SystemExit):
-                again()
-            assert "with the rule in words 89%" in capsys.readouterr().err
-    bases = {row["base"] for row in train.read_results(tmp_path / train.RESULTS)}
-    assert bases == ({3, 4} if able == 0.9 else {4})
-
-
-# ------------------------------------------------------------------------------ a task of one's own
-
-def test_adding_a_task_takes_one_class(tmp_path, monkeypatch):
-    """The one of docs/add_a_task.md, without an edit elsewhere."""
-    text = (Path(train.__file__).parent / "docs" / "add_a_task.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0].split("TASKS = ")[0]
-    scope = dict(vars(tasks))
-    exec(code, scope)
-    task = scope["Digits"]()
-    monkeypatch.setitem(TASKS, task.name, task)
-    example = task.example(train.random_source("test", 0), 3)
-    assert task.score(example, example.response)[3].exact
-    assert not task.score(example, example.response[:-1])[3].exact
-    assert [task.item("+9", "472"), task.after("+9", "472=6")] == ["472=6", "726=4"]
-    rows = run(tmp_path, "--task", task.name)
-    assert [row["method"] for row in rows] == [
-        *train.REFERENCES, *task.claim.baselines, *task.claim.proposed]
-    assert rows[0]["lengths"] == list(range(1, 25))
+def test_the_losses_of_a_base_are_kept(tmp_path, monkeypatch):
+    """Every tenth; one that is no number is None, as JSON has none."""
+    assert train.curve([nan, *[2.0] * 9, 1.23456]) == [None, 1.2346]
+    monkeypatch.setitem(train.FAST_PRETRAIN, "steps", 21)
+    config = PretrainConfig(**GENERATION.pretraining | train.FAST_PRETRAIN)
+    notes = train.frozen_base(GENERATION, config, 0, tmp_path / "base.pt", "cpu").notes
+    model, losses = train.pretrain(GENERATION, config, 0, "cpu")
+    assert notes["losses"] == train.curve(losses) and len(losses) == 21
+    assert losses[-1] < losses[0] == pytest.approx(torch.tensor(float(len(TOKEN_ID))).log())
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, KeyError])
 def test_a_students_own_bug_shows_its_traceback(error, tmp_path, monkeypatch):
-    def document(rng, progress):
-        raise error("of the student's own")
-
-    monkeypatch.setattr(TASKS["generation"], "document", document)
+    monkeypatch.setattr(GENERATION, "document", Mock(side_effect=error("of the student's own")))
     with pytest.raises(error, match="of the student's own"):
         run(tmp_path)
