@@ -26,9 +26,8 @@ from statistics import fmean
 import numpy as np
 
 from extras.experiments import Experiment
+from latent_tokens import LATEST
 
-# Compared for the reader, and no claims: as many latents at the end as Comma_2 inserts.
-BESIDE = {"summation": ("End_22",)}
 EXACT, DRAWS = 20, 100_000  # bases up to which all signs are tried; beyond, so many are drawn
 
 
@@ -111,9 +110,11 @@ def differences(found: Iterable[Experiment]) -> list[Difference]:
     """All that were observed, ID and OOD."""
     compared = []
     for each in found:
-        claim, beside = each.claim, BESIDE.get(each.task, ())
-        for metric, *methods in product(claim.metrics, claim.proposed, claim.baselines + beside):
-            one = Difference(each, metric, tuple(methods), methods[1] not in beside)
+        proposed = each.claim.proposed
+        beside = tuple(method + LATEST for method in proposed)  # compared, and no claims
+        for metric, *methods in product(each.claim.metrics, proposed + beside,
+                                        each.claim.baselines):
+            one = Difference(each, metric, tuple(methods), methods[0] in proposed)
             if one.values("ID") and one.values("OOD"):
                 compared.append(one)
     return compared
