@@ -157,8 +157,8 @@ class AugmentedRow:
         to come; where the latest alone is seen, their older copies are hidden from here on."""
         t, slots = len(self.token_ids), range(len(self.sources), len(self.sources) + len(sources))
         if self.placement.latest_only:
-            self.hidden_from = [min(slot, slots.start) if source in sources else slot
-                                for source, slot in zip(self.sources, self.hidden_from)]
+            self.hidden_from = [min(until, slots.start) if source in sources else until
+                                for source, until in zip(self.sources, self.hidden_from)]
         self.sources += sources
         self.position_ids += [t] * len(slots) if self.placement.share_positions else slots
         self.hidden_from += [NEVER] * len(slots)

@@ -143,8 +143,9 @@ def pretrain(task: Task, config: PretrainConfig, seed: int, device: str) -> tupl
     return model, losses
 
 
-def for_file(loss: float) -> float | None:  # None: not finite
-    return round(loss, 4) if isfinite(loss) else None
+def curve(losses: list[float]) -> list[float | None]:
+    """Every tenth, for a file. None: not finite."""
+    return [round(loss, 4) if isfinite(loss) else None for loss in losses[::10]]
 
 
 def frozen_base(task: Task, config: PretrainConfig, seed: int, path: Path, device: str) -> GPT:
@@ -153,7 +154,7 @@ def frozen_base(task: Task, config: PretrainConfig, seed: int, path: Path, devic
     settings = asdict(config) | {"text": text_checksum(task)}
     if not path.exists():
         model, losses = pretrain(task, config, seed, device)
-        model.notes = {"pretraining": settings, "losses": list(map(for_file, losses[::10]))}
+        model.notes = {"pretraining": settings, "losses": curve(losses)}
         model.save(path, replace=False)  # if another command was faster, its base is that of both
     base = GPT.load(path)
     for name, asked in settings.items():
@@ -231,8 +232,8 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
     chosen = best(going, validation)
     warn_of_first_tokens(chosen, validation)
     return chosen, {"start": starts.index(chosen), "starts": [
-        {"lr": lr, "losses": list(map(for_file, start.losses[::10])),
-         "validation_loss": for_file(start.validation_loss)}
+        {"lr": lr, "losses": curve(start.losses),
+         "validation_loss": curve([start.validation_loss])[0]}
         for lr, start in zip(config.starts, starts)]}
 
 
