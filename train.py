@@ -256,12 +256,16 @@ def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
                 return TOKEN_ID[word]
         return choice
 
-    asked = [in_words(task, method, example) for example in examples]
-    queries = [encode(each.query) for each in asked]
-    longest = max(len(each.response) for each in asked)
-    responses = generate(base, latents, queries, longest, TOKEN_ID[END], overrule)
-    return [decode(token_ids if END in each.response else token_ids[:len(each.response)])
-            .replace("," + reminder, ",") for token_ids, each in zip(responses, asked)]
+    texts = []
+    for first in range(0, len(examples), 256):
+        asked = [in_words(task, method, each) for each in examples[first:first + 256]]
+        longest = max(len(each.response) for each in asked)
+        responses = generate(base, latents, [encode(each.query) for each in asked], longest,
+                             TOKEN_ID[END], overrule)
+        for each, token_ids in zip(asked, responses):
+            length = longest if END in each.response else len(each.response)
+            texts.append(decode(token_ids[:length]).replace("," + reminder, ","))
+    return texts
 
 
 def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
