@@ -24,9 +24,8 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
     {s, u}        sources         (B, T)   of each slot: j < M for latent j, M + t for token t
 
 Latents and tokens are counted from 0. Letters as in model.py, and R response tokens.
-
-``Comma_4-latest`` is ours: once latents come again, their older copies are seen no more. So the
-newest copy takes the older one's place in the KV cache, and there is room for one group in all.
+``Comma_4-latest`` is ours: once latents come again, their older copies are seen no more, and the
+newest takes the older one's place in the KV cache.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,13 +37,13 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from model import UserError, save_whole
+from model import UserError, pad, save_whole
 from tasks import NOT_SCORED, TOKEN_ID
 
 SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name -> the token ids that its latents stand before
 COUNTS = [str(n) for n in range(1, 1000)]  # m and k in a placement
-OWN_POSITIONS = "-own"  # after a placement whose latents do not share positions
-LATEST = "-latest"  # and after one of whose latents only the newest copies are seen
+OWN = "-own"  # after a placement whose latents do not share positions
+LATEST = "-latest"  # after one (last of all) of whose latents only the newest copies are seen
 NEVER = 2 ** 31  # later than any slot
 
 
@@ -55,9 +54,7 @@ class Model(Protocol):
     embed: Callable[[Tensor], Tensor]  # verbal tokens (B, N) to embeddings (B, N, D)
     embed_last: Callable[[list[list[int]]], Tensor]  # the last token of each row: (B, 1, D)
     make_cache: Callable[[int], Any]  # for B rows
-
-    def __call__(self, *arguments: Any) -> Tensor:
-        """Takes and returns what ``GPT.forward`` does: logits (B, T, V)."""
+    __call__: Callable[..., Tensor]  # takes and returns what ``GPT.forward`` does
 
 
 @dataclass(frozen=True)
@@ -89,25 +86,24 @@ class Placement:
     def parse(cls, notation: str,
               separators: Mapping[str, Collection[int]] = SEPARATORS) -> "Placement":
         """Read a notation such as Start_1+Comma_1; separators: the token ids of each by name."""
-        rank = {"Start": 0, "End": 1} | dict.fromkeys(COUNTS, 2) | dict.fromkeys(separators, 3)
-        groups = []
-        terms = notation.removesuffix(LATEST)
-        for term in terms.removesuffix(OWN_POSITIONS).split("+"):
+        order = ["Start", "End", *sorted(COUNTS), *sorted(separators)]
+        terms, groups = notation.removesuffix(LATEST), []
+        for term in terms.removesuffix(OWN).split("+"):
             names, _, m = term.rpartition("_")
-            places = tuple(sorted(names.split(","), key=lambda place: (rank.get(place, 4), place)))
-            if m not in COUNTS or not set(places) <= rank.keys():
+            if m not in COUNTS or not set(names.split(",")) <= set(order):
                 known = "_m, ".join(["Start", "End", *separators])
                 raise UserError(f"unknown placement {notation!r}: expected {known}_m or k_m (after "
-                                "every k tokens), m and k from 1 to 999, or several, as in "
-                                "Start_1+Comma_1 and Start,Comma_1; then perhaps -own, -latest")
+                                "every k tokens), m and k from 1 to 999, or a sum, as in "
+                                "Start,Comma_1+8_2; then perhaps -own, -latest")
+            places = tuple(sorted(names.split(","), key=order.index))
             groups.append(Group(places, int(m), {
                 place: frozenset(map(index, separators[place]))
                 for place in places if place in separators}))
         places = [place for group in groups for place in group.places]
         if len(set(places)) < len(places):
             raise UserError(f"placement {notation!r} names a place twice: give the sum of its m")
-        groups.sort(key=lambda group: (rank[group.places[0]], group.places))
-        return cls(tuple(groups), share_positions=not terms.endswith(OWN_POSITIONS),
+        groups.sort(key=lambda group: order.index(group.places[0]))
+        return cls(tuple(groups), share_positions=not terms.endswith(OWN),
                    latest_only=terms != notation)
 
     @property
@@ -125,8 +121,7 @@ class Placement:
 
     def __str__(self) -> str:
         terms = [f"{','.join(group.places)}_{group.m}" for group in self.groups]
-        return ("+".join(terms) + OWN_POSITIONS * (not self.share_positions)
-                + LATEST * self.latest_only)
+        return "+".join(terms) + OWN * (not self.share_positions) + LATEST * self.latest_only
 
 
 class AugmentedRow:
@@ -140,35 +135,33 @@ class AugmentedRow:
         self.sources: list[int] = []  # one a slot: j < M for latent j, M + t for verbal token t
         self.position_ids: list[int] = []  # one a slot
         self.hidden_from: list[int] = []  # one a slot: the first slot that does not see it any more
-        self.newest: dict[int, int] = {}  # the newest slot of each source
         self.fed_tokens = self.fed_slots = 0  # what decoding has fed: verbal tokens, all slots
         self.already_there: list[int] = []  # latents that stand before the next verbal token
         for token_id in query:
             self.append(token_id)
         # Known by now: those of End, and of 8_2 after 8, 16, ... tokens. A comma's have to wait.
         self.already_there = placement.latents_before(len(query), None, len(query))
-        self.insert(self.already_there, len(query))
+        self.insert(self.already_there)
 
     def append(self, token_id: int) -> None:
         """Append a verbal token, after the latents that stand before it."""
         t, token_id = len(self.token_ids), index(token_id)  # numpy's and torch's integers, too
         latents = self.placement.latents_before(t, token_id, self.query_length)
         missing = [latent for latent in latents if latent not in self.already_there]
-        self.insert([*missing, self.placement.total + t], t)
+        self.insert([*missing, self.placement.total + t])
         self.token_ids.append(token_id)
         self.already_there = []
 
-    def insert(self, sources: list[int], t: int) -> None:
-        """Append slots. Where positions are shared, all take the position id of verbal token t;
-        where the latest alone is seen, older copies of them are hidden from here on."""
-        first = len(self.sources)
-        for slot, source in enumerate(sources, first):
-            if self.placement.latest_only and source in self.newest:
-                self.hidden_from[self.newest[source]] = first
-            self.newest[source] = slot
-            self.sources.append(source)
-            self.position_ids.append(t if self.placement.share_positions else slot)
-            self.hidden_from.append(NEVER)
+    def insert(self, sources: list[int]) -> None:
+        """Append slots. Where positions are shared, all take the position id of the verbal token t
+        to come; where the latest alone is seen, their older copies are hidden from here on."""
+        t, slots = len(self.token_ids), range(len(self.sources), len(self.sources) + len(sources))
+        if self.placement.latest_only:
+            self.hidden_from = [min(until, slots.start) if source in sources else until
+                                for source, until in zip(self.sources, self.hidden_from)]
+        self.sources += sources
+        self.position_ids += [t] * len(slots) if self.placement.share_positions else slots
+        self.hidden_from += [NEVER] * len(slots)
 
     def take_new_slots(self) -> tuple[list[int], list[int], list[int]]:
         """The slots not fed yet, which now count as fed: sources (verbal tokens are counted from
@@ -181,15 +174,6 @@ class AugmentedRow:
                   for place, hidden_from in zip(own[new], self.hidden_from[new])]
         self.fed_slots, self.fed_tokens = len(self.sources), len(self.token_ids)
         return sources, self.position_ids[new], places
-
-
-def pad(rows: Sequence[list[int]], value: int = 0, device=None) -> Tensor:
-    """Rows of unequal length, padded on the right: (B, longest). Not all of them may be empty."""
-    if not any(rows):
-        raise ValueError("a batch needs a query, and a response that is not empty")
-    longest = max(map(len, rows))
-    padded = [row + [value] * (longest - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.long, device=device)
 
 
 def visible(rows: list[AugmentedRow], device=None) -> Tensor | None:
@@ -223,11 +207,12 @@ def make_batch(placement: Placement, queries: Sequence[Sequence[int]],
             read.append(len(row.sources) - 1)
             row.append(token_id)
     targets = [row.token_ids[row.query_length:] for row in rows]
-    return Batch(pad([row.token_ids for row in rows], device=device),
-                 pad([row.sources for row in rows], device=device),
-                 pad([row.position_ids for row in rows], device=device),
-                 visible(rows, device),
-                 pad(read_slots, device=device), pad(targets, NOT_SCORED, device))
+    return Batch(token_ids=pad([row.token_ids for row in rows], device=device),
+                 sources=pad([row.sources for row in rows], device=device),
+                 position_ids=pad([row.position_ids for row in rows], device=device),
+                 attention_mask=visible(rows, device),
+                 read_slots=pad(read_slots, device=device),
+                 targets=pad(targets, NOT_SCORED, device))
 
 
 class LatentTokens(nn.Module):
@@ -265,26 +250,25 @@ class LatentTokens(nn.Module):
             latents = cls(Placement.parse(saved["placement"], saved["separators"]), n_embd)
             latents.load_state_dict({"vectors": saved["vectors"]})
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
-            raise UserError(f"{path} is missing, damaged, of another version, or holds latents of "
-                            f"a width other than {n_embd}") from error
+            raise UserError(f"{path} is missing, damaged, of another version or width") from error
         return latents
 
 
-def read_logits(model: Model, slots: Tensor, embeddings: Tensor, *arguments: Any) -> Tensor:
-    """Logits (B, R, V) read off these slots (B, R) of all that are fed. Raises ValueError where the
-    model adds or drops slots."""
-    logits = model(embeddings, *arguments)  # (B, T, V)
-    if logits.shape[1] != embeddings.shape[1]:
+def read_logits(model: Model, latents: LatentTokens, sources: Tensor, verbal: Tensor, slots: Tensor,
+                *arguments: Any) -> Tensor:
+    """Feed the sources (B, T); returns logits (B, R, V) read off these slots (B, R). Raises
+    ValueError where the model adds or drops slots."""
+    logits = model(latents.embed(sources, verbal), *arguments)  # (B, T, V)
+    if logits.shape[1] != sources.shape[1]:
         raise ValueError(f"the model returned logits for {logits.shape[1]} slots, "
-                         f"and was given {embeddings.shape[1]}: does it add tokens of its own?")
+                         f"and was given {sources.shape[1]}: does it add tokens of its own?")
     return logits.take_along_dim(slots[..., None], dim=1)
 
 
 def response_logits(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
     """Logits (B, R, V) for every response token, each from the slot that decoding reads it off."""
-    embeddings = latents.embed(batch.sources, model.embed(batch.token_ids))  # (B, T, D)
-    return read_logits(model, batch.read_slots, embeddings, batch.position_ids,
-                       batch.attention_mask)
+    return read_logits(model, latents, batch.sources, model.embed(batch.token_ids),
+                       batch.read_slots, batch.position_ids, batch.attention_mask)
 
 
 def response_loss(model: Model, latents: LatentTokens, batch: Batch) -> Tensor:
@@ -310,9 +294,13 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
     verbal = model.embed(pad([row.token_ids for row in rows], device=model.device))  # (B, N, D)
     mask, cache = visible(rows, model.device), model.make_cache(len(rows))
     responses = [[] for _ in rows]
-    for _ in range(max_new_tokens):
-        choices = next_token_ids(model, latents, rows, verbal, mask, cache)
-        for row, response, choice in zip(rows, responses, choices):
+    for _ in range(max_new_tokens):  # feed first the query, then one verbal token after another
+        new = [row.take_new_slots() for row in rows]
+        sources, position_ids, places = (pad(each, device=model.device) for each in zip(*new))
+        last = torch.tensor([[len(slots) - 1] for slots, *_ in new], device=model.device)  # (B, 1)
+        logits = read_logits(model, latents, sources, verbal, last, position_ids, mask, cache,
+                             places)  # (B, 1, V)
+        for row, response, choice in zip(rows, responses, logits[:, 0].argmax(dim=-1).tolist()):
             row.append(overrule(row.token_ids, choice) if overrule else choice)
             if stop_ids.isdisjoint(response):
                 response.append(row.token_ids[-1])
@@ -320,15 +308,3 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
             break
         verbal, mask = model.embed_last([row.token_ids for row in rows]), None  # (B, 1, D)
     return responses
-
-
-def next_token_ids(model: Model, latents: LatentTokens, rows: list[AugmentedRow], verbal: Tensor,
-                   mask: Tensor | None, cache: Any) -> list[int]:
-    """Feed the new slots of each row, with the embeddings of its new verbal tokens (B, N, D): the
-    query, later one token. Returns each row's most probable next token."""
-    new = [row.take_new_slots() for row in rows]
-    sources, position_ids, places = (pad(each, device=model.device) for each in zip(*new))  # (B, T)
-    last = torch.tensor([[len(sources) - 1] for sources, *_ in new], device=model.device)  # (B, 1)
-    logits = read_logits(model, last, latents.embed(sources, verbal), position_ids, mask, cache,
-                         places)  # (B, 1, V)
-    return logits[:, 0].argmax(dim=-1).tolist()

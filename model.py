@@ -5,11 +5,11 @@ tokens. Two properties make it usable with them:
 
     * positions are data. ``position_ids`` is an argument, and two slots may share one id; that is
       how a latent token takes the position of the verbal token after it (latent_tokens.py);
-    * what a slot attends to is data, too: all slots up to itself, or what ``attention_mask`` says;
-      never is it decided by position id.
+    * what a slot attends to is data, too: all slots up to itself, or what ``attention_mask`` says.
 
 One thing is out of the ordinary: an input embedding also sees the two verbal tokens before its own
-(``GPT.embed``; docs/testbed.md says why).
+(``GPT.embed``; docs/testbed.md says why). Left out, on purpose: dropout, biases, weight tying,
+mixed precision.
 
 Letters used for shapes in every file:
 
@@ -17,10 +17,9 @@ Letters used for shapes in every file:
     N  verbal tokens              K  width of one head       M  latents (latent_tokens.py)
     T  slots fed in this call     D  width of the model, H * K
     S  slots to attend to: those of this call, or places of the cache
-
-Left out, on purpose: dropout, biases, weight tying, mixed precision.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 import os
@@ -38,6 +37,15 @@ class UserError(ValueError):
     """A mistake of the user's, not of the code's: train.py prints it as one line."""
 
 
+def pad(rows: Sequence[list[int]], value: int = 0, device=None) -> Tensor:
+    """Rows of unequal length, padded on the right: (B, longest). Not all of them may be empty."""
+    if not any(rows):
+        raise ValueError("a batch needs a query, and a response that is not empty")
+    longest = max(map(len, rows))
+    padded = [row + [value] * (longest - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long, device=device)
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     vocab_size: int
@@ -52,33 +60,29 @@ class GPTConfig:
                              f"{2 * self.n_head}: every head rotates pairs of channels")
 
 
-# -------------------------------------------------------------------------------------- the cache
-
 class KVCache:
     """Keys and values of all layers, of slots that are fed in several calls. It grows as needed.
-
     The caller says at which *place* of its row each slot is stored, so that one that nobody is to
-    see any more can be overwritten. What is at place 0, padding above all, is never seen.
-    """
+    see any more can be overwritten. What is at place 0, padding above all, is never seen."""
 
     def __init__(self, config: GPTConfig, batch_size: int, device=None, dtype=None):
         shape = (config.n_layer, batch_size, config.n_head, 0, config.n_embd // config.n_head)
         self.keys = self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.is_seen = torch.zeros(batch_size, 0, dtype=torch.bool, device=device)  # (B, S)
-        self.is_first_call = True
 
     def visible(self, places: Tensor) -> Tensor:
-        """What new slots at these places (B, T) see, (B, T, S): what is stored and not overwritten
-        by them, and of themselves those that are not later."""
-        S, T = max(self.is_seen.shape[1], int(places.max()) + 1), places.shape[1]
-        self.is_seen = F.pad(self.is_seen, (0, S - self.is_seen.shape[1])).scatter(1, places, True)
+        """Make room for slots at these places (B, T); returns what they see, (B, T, S): what is
+        stored and not overwritten by them, and of themselves those that are not later."""
+        before = self.is_seen.shape[1]
+        S, self.is_first_call = max(before, int(places.max()) + 1), before == 0
+        self.is_seen = F.pad(self.is_seen, (0, S - before)).scatter(1, places, True)
         self.is_seen[:, 0] = False
         if (missing := S - self.keys.shape[3]) > 0:
             room = (0, 0, 0, missing + 32)
             self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
-        order = torch.arange(T, device=places.device).expand_as(places)  # (B, T)
-        stored = torch.zeros_like(self.is_seen, dtype=torch.long).scatter(1, places, order)  # (B, S)
-        return self.is_seen[:, None] & (stored[:, None] <= order[..., None])
+        slot = torch.arange(places.shape[1], device=places.device).expand_as(places)  # (B, T)
+        stored = torch.zeros_like(self.is_seen, dtype=torch.long).scatter(1, places, slot)  # (B, S)
+        return self.is_seen[:, None] & (stored[:, None] <= slot[..., None])
 
     def store(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v (B, H, T, K) of one layer; return those to attend to, each (B, H, S, K)."""
@@ -89,8 +93,6 @@ class KVCache:
             return k, v
         return self.keys[layer, :, :, :S], self.values[layer, :, :, :S]
 
-
-# ------------------------------------------------------------------------- positions and attention
 
 def rotary_tables(position_ids: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """cos and sin, each (B, 1, T, K), for position_ids (B, T): computed once per forward."""
@@ -108,8 +110,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
-# -------------------------------------------------------------------------------------- the model
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
@@ -124,15 +124,15 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(D, 4 * D, bias=False)
         self.mlp_out = nn.Linear(4 * D, D, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None,
-                cache: KVCache | None, places: Tensor | None) -> Tensor:
-        """x: (B, T, D); rotary: from ``rotary_tables``; mask: (B, 1, T, S), None = causal."""
-        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, places)
+    def forward(self, x: Tensor, *rest) -> Tensor:
+        """x: (B, T, D); rest: what else ``attention`` takes."""
+        x = x + self.attention(self.attention_norm(x), *rest)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
     def attention(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None,
                   cache: KVCache | None, places: Tensor | None) -> Tensor:
-        """Multi-head self-attention of x, (B, T, D) to (B, T, D)."""
+        """Multi-head self-attention of x, (B, T, D) to (B, T, D). rotary: from ``rotary_tables``;
+        mask: (B, 1, T, S), None = causal; cache, places: as in ``GPT.forward``."""
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head)  # (B, T, 3, H, K)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, K)
@@ -160,9 +160,9 @@ class GPT(nn.Module):
             nn.init.zeros_(block.mlp_out.weight)
         nn.init.zeros_(self.head.weight)  # and the model starts by predicting uniformly
 
-    def save(self, path) -> None:
+    def save(self, path, replace: bool = True) -> None:
         save_whole({"config": asdict(self.config), "notes": self.notes,
-                    "weights": self.state_dict()}, path)
+                    "weights": self.state_dict()}, path, replace)
 
     @classmethod
     def load(cls, path) -> "GPT":
@@ -173,8 +173,7 @@ class GPT(nn.Module):
             model.load_state_dict(saved["weights"])
             model.notes = saved["notes"]
         except Exception as error:  # torch.load raises half a dozen types on a damaged file
-            raise UserError(f"{path} is not a readable base: delete it, or make it with train.py") \
-                from error
+            raise UserError(f"{path} is not a readable base: delete it and train anew") from error
         return model.requires_grad_(False).eval()
 
     @property
@@ -187,11 +186,9 @@ class GPT(nn.Module):
         return self.embeddings[0].weight[:self.config.vocab_size]
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """x_t = E_0[s_t] + E_1[s_(t-1)] + E_2[s_(t-2)] of consecutive verbal tokens.
-
-        token_ids: (B, N); returns (B, N, D). Raises IndexError on an id outside the vocabulary.
+        """x_t = E_0[s_t] + E_1[s_(t-1)] + E_2[s_(t-2)] of verbal tokens s, (B, N) to (B, N, D).
         Before the first token id V stands in, whose embedding (``padding_idx``) is 0 for good.
-        """
+        Raises IndexError on an id outside the vocabulary."""
         N, V = token_ids.shape[1], self.config.vocab_size
         unknown = token_ids[(token_ids < 0) | (token_ids >= V)]
         if len(unknown):
@@ -203,10 +200,8 @@ class GPT(nn.Module):
     def embed_last(self, rows: list[list[int]]) -> Tensor:
         """What ``embed`` gives for the last token of each row: (B, 1, D)."""
         recent = [row[-1 - LOOK_BACK:] for row in rows]
-        padded = [token_ids + [0] * (1 + LOOK_BACK - len(token_ids)) for token_ids in recent]
         last = torch.tensor([[[len(token_ids) - 1]] for token_ids in recent], device=self.device)
-        embeddings = self.embed(torch.tensor(padded, device=self.device))  # (B, 1 + LOOK_BACK, D)
-        return embeddings.take_along_dim(last, dim=1)
+        return self.embed(pad(recent, device=self.device)).take_along_dim(last, dim=1)
 
     def make_cache(self, batch_size: int) -> KVCache:
         """An empty one for ``forward``, of the weights' type."""
@@ -234,7 +229,7 @@ class GPT(nn.Module):
         if cache is not None:
             stored = cache.visible(places)  # (B, T, S)
             if not cache.is_first_call:
-                if attention_mask is not None:
+                if mask is not None:
                     raise ValueError("an attention_mask is for the first call with a cache")
                 mask = stored
         mask = None if mask is None else mask[:, None]  # (B, 1, T, S)
@@ -242,8 +237,6 @@ class GPT(nn.Module):
         x = embeddings
         for block in self.blocks:
             x = block(x, rotary, mask, cache, places)
-        if cache is not None:
-            cache.is_first_call = False
         return self.head(self.final_norm(x))
 
 
@@ -253,13 +246,15 @@ def weights_checksum(module: nn.Module) -> int:
     return zlib.crc32(b"".join(each.numpy().tobytes() for each in tensors))
 
 
-def save_whole(content: dict, path) -> None:
-    """``torch.save``, but what is there stays until all is written: no file is ever half a file.
-    Raises OSError."""
+def save_whole(content: dict, path, replace: bool = True) -> None:
+    """``torch.save``, but no file is ever half a file: what is there stays until all is written
+    or, without ``replace``, for good. Raises OSError."""
     written, partial = BytesIO(), Path(f"{path}.{os.getpid()}.partial")
     torch.save(content, written)
     try:
         partial.write_bytes(written.getvalue())
-        os.replace(partial, path)
+        (os.replace if replace else os.link)(partial, path)
+    except FileExistsError:  # raised by os.link: the first one stays
+        pass
     finally:
         partial.unlink(missing_ok=True)

@@ -8,11 +8,11 @@ and tests state nothing: to make the frozen base follow the target rule is the l
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import count, product
 import random
 import re
 from string import ascii_lowercase
+from typing import NamedTuple
 import zlib
 
 import torch
@@ -41,20 +41,17 @@ def random_source(purpose: str, seed: int) -> random.Random:
     return random.Random(f"{purpose}/{seed}")
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     query: str  # what the model reads
     response: str  # what it is to write, with END where stopping is part of the task
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     accuracy: float  # share of correct items
     exact: bool  # everything right
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """The proposed placements lose less than the baselines beyond the lengths tuned on."""
 
     proposed: tuple[str, ...]
@@ -67,11 +64,11 @@ class Task:
 
     Subclass it, set the attributes without a default, write the first three methods, and add an
     instance to TASKS. Use the characters of ALPHABET, put commas between items, close a document
-    with END, and draw all that is random from ``rng``. A length needs hundreds of queries.
-    """
+    with END, and draw all that is random from ``rng``. A length needs hundreds of queries."""
 
     name: str  # on the command line
     letter: str  # opens a header, "G" in "G+-9:", and stands nowhere else
+    colon = ":"  # closes it
     target_rule: str  # what latents are tuned to elicit
     plain_rule: str  # what a document follows before it states a rule
     rules: tuple[str, ...]  # those that text states
@@ -87,8 +84,7 @@ class Task:
         return (*self.id_lengths, *self.ood_lengths)
 
     @property
-    def splits(self) -> dict[str, tuple[int, int]]:
-        """The first and last length of each."""
+    def splits(self) -> dict[str, tuple[int, int]]:  # the first and last length of each
         return {name: (lengths[0], lengths[-1]) for name, lengths in (
             ("ID", self.id_lengths), ("OOD", self.ood_lengths), ("far OOD", self.far_lengths))}
 
@@ -99,11 +95,10 @@ class Task:
         raise NotImplementedError  # of a generated text, at each length that it can be judged at
 
     def document(self, rng: random.Random, progress: float) -> str:
-        """One document of the pre-training text, when this share (0 ... 1) of it has been read."""
-        raise NotImplementedError
+        raise NotImplementedError  # for pre-training, when this share (0 ... 1) of it is done
 
     def header(self, rule: str) -> str:
-        return f"{self.letter}{rule}:"
+        return self.letter + rule + self.colon
 
     @property
     def instruction(self) -> str:  # the target rule in words: before a query,
@@ -147,8 +142,7 @@ class Generation(Task):
     An equation is correct if it follows from the one before *as written*: a wrong result does not
     condemn what follows. But once an operand is not copied, nothing after it counts, nor does an
     equation that is the one before again, so no constant text scores.
-    ``accuracy`` at length k is that of equation k alone; ``exact`` asks for all k to be right.
-    """
+    ``accuracy`` at length k is that of equation k alone; ``exact`` asks for all k to be right."""
 
     name, letter = "generation", "G"
     target_rule, plain_rule = "+-9", "++0"
@@ -207,19 +201,15 @@ class Repetition(Task):
 
     A rule says *which sign* stands for @ (+ or -) and *where to stop* (at item 1, or at item 0). So
     the first item needs the instruction, and the stop needs it again, n commas later; n + 2 items
-    in all. The plain rule is +1. Each is scored; ``exact`` asks for the whole answer and its stop.
-    """
+    in all. The plain rule is +1. Each is scored; ``exact`` asks for all of them and the stop."""
 
     name, letter = "repetition", "R"
+    colon = "::"  # two, as an embedding also sees the two tokens before its own (model.py)
     target_rule, plain_rule, rules = "-0", "+1", ("+0", "+1", "-0", "-1")
     id_lengths, ood_lengths, far_lengths = range(1, 9), range(9, 21), range(15, 21)
     length_name = "n = {}"
     claim = Claim(("Start_2+Comma_2",), ("Start_4", "End_4"))
     pretraining = {"steps": 640, "short": (16, 110), "short_until": 0.45}
-
-    def header(self, rule: str) -> str:
-        """Two colons, as an embedding also sees the two tokens before its own (model.py)."""
-        return f"{self.letter}{rule}::"
 
     def query(self, rng: random.Random, count: int) -> str:
         left, right = rng.sample(range(10), 2)
@@ -244,8 +234,7 @@ class Repetition(Task):
 
         Short counts first. Restated mid-document, a rule changes where to stop, so the last
         statement decides. Where nothing is stated, the writer sometimes forgets it and falls back
-        to the plain stop, so that it pays to be reminded.
-        """
+        to the plain stop, so that it pays to be reminded."""
         longest = round(min(21, 3 + 40 * progress))
         number = min(rng.randint(1, longest), rng.randint(1, longest))
         states_rules = rng.random() < 0.75
@@ -270,9 +259,7 @@ class Summation(Task):
         response  a=3@k=7>10                      (length 5)
 
     The answer shows its work, as two look-ups and the result. A rule says what is asked of the two
-    values: + their sum, - their distance (the plain rule), x their product. ``accuracy`` and
-    ``exact`` are the same here.
-    """
+    values: + their sum, - their distance (the plain rule), x their product."""
 
     name, letter = "summation", "S"
     target_rule, plain_rule, rules = "+", "-", ("+", "-", "x")
@@ -281,23 +268,21 @@ class Summation(Task):
     claim = Claim(("Comma_2", "8_2"), ("Start_2", "End_2"), ("exact",))
     pretraining = {"steps": 660, "short_until": 1 / 3}
 
-    def variables(self, rng: random.Random, count: int) -> tuple[dict[str, int], list[str]]:
-        """``{"a": 3, "k": 7}`` and ``["a=3", "k=7"]``: different letters, any digits."""
-        values = {name: rng.randrange(10) for name in rng.sample(ascii_lowercase, count)}
-        return values, [f"{name}={value}" for name, value in values.items()]
+    def variables(self, rng: random.Random, count: int) -> list[str]:
+        """``["a=3", "k=7"]``: different letters, any digits."""
+        return [f"{name}={rng.randrange(10)}" for name in rng.sample(ascii_lowercase, count)]
 
-    def question(self, rng: random.Random, rule: str, values: dict[str, int]) -> tuple[str, str]:
+    def question(self, rng: random.Random, rule: str, items: list[str]) -> tuple[str, str]:
         """``ak>`` and ``a=3@k=7>10``"""
-        first, second = rng.sample(sorted(values), 2)
-        a, b = values[first], values[second]
-        answer = combine(rule, a, b, modulus=100)
-        return f"{first}{second}>", f"{first}={a}@{second}={b}>{answer:02d}"
+        first, second = rng.sample(sorted(items), 2)
+        answer = combine(rule, int(first[-1]), int(second[-1]), modulus=100)
+        return f"{first[0]}{second[0]}>", f"{first}@{second}>{answer:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
         answer = "=0"
         while "=0" in answer:  # where a value is 0, sum and distance are the same
-            values, items = self.variables(rng, length)
-            question, answer = self.question(rng, self.target_rule, values)
+            items = self.variables(rng, length)
+            question, answer = self.question(rng, self.target_rule, items)
         return Example(f"{','.join(items)}?{question}", answer)
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
@@ -308,22 +293,20 @@ class Summation(Task):
         """``Sx:a=3,k=7,S+:f=1?ak>a=3@k=7>10,k=7,S-:fk>f=1@k=7>06;``
 
         Lists of at most 8 and many look-ups (``k=7``) in the first third of pre-training, where
-        retrieval is learned; then lists of 2 ... 26, short ones more often.
-        """
+        retrieval is learned; then lists of 2 ... 26, short ones more often."""
         longest, look_ups, often = (8, 0.5, 0.33) if progress < 1 / 3 else (26, 0.25, 0.6)
         states_rules = rng.random() < 0.75
-        values, items = self.variables(rng, min(rng.randint(2, longest), rng.randint(2, longest)))
-        rule, text = self.plain_rule, ""
-        for index, item in enumerate(items):
-            probability = (often if index else 0.5) * states_rules
-            rule, header = self.restate(rng, probability, rule)
-            text += ("," if index else "") + header + item
-        for index in range(len(items) + 6):
+        items = self.variables(rng, min(rng.randint(2, longest), rng.randint(2, longest)))
+        rule, given, asked = self.plain_rule, [], []
+        for item in items:
+            rule, header = self.restate(rng, (often if given else 0.5) * states_rules, rule)
+            given.append(header + item)
+        for _ in range(len(items) + 6):
             rule, header = self.restate(rng, often * states_rules, rule)
             is_look_up = rng.random() < look_ups
-            asked = rng.choice(items) if is_look_up else "".join(self.question(rng, rule, values))
-            text += ("," if index else "?") + header + asked
-        return text + END
+            asked.append(header + (rng.choice(items) if is_look_up
+                                   else "".join(self.question(rng, rule, items))))
+        return f"{','.join(given)}?{','.join(asked)}{END}"
 
 
 TASKS = {task.name: task for task in (Generation(), Repetition(), Summation())}
@@ -332,9 +315,7 @@ TASKS = {task.name: task for task in (Generation(), Repetition(), Summation())}
 def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_size: int,
                       block_size: int) -> tuple[Tensor, Tensor]:
     """Token ids and their targets, each (batch_size, block_size): documents, the last one cut off.
-
-    Headers are no targets: the base learns to follow rules, not to make them up.
-    """
+    Headers are no targets: the base learns to follow rules, not to make them up."""
     token_ids, targets, headers = [], [], f"{re.escape(task.letter)}[^:]*:+"
     for _ in range(batch_size):
         text = ""
@@ -368,9 +349,9 @@ def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
 
 def checksum(task: Task) -> int:
     """Of what a task is: its text, rule, lengths, and a sample of its examples and scores."""
-    lengths, examples = [*task.id_lengths, *task.test_lengths], []
-    for purpose in ("tune", "validation", "test"):
-        examples += draw_examples(task, lengths, purpose, seed=0, count=20)
+    lengths = [*task.id_lengths, *task.test_lengths]
+    examples = [each for purpose in ("tune", "validation", "test")
+                for each in draw_examples(task, lengths, purpose, seed=0, count=20)]
     scores = [task.score(each, text) for each in examples for text in (
         each.response, each.response[:-1], each.response.replace("3", "4"), "00@00=00," * 24)]
     parts = text_checksum(task), (task.instruction, task.reminder), task.splits, examples, scores

@@ -9,14 +9,12 @@ line. What has a line there is not done again. On a busy machine set OMP_NUM_THR
 """
 
 import argparse
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import product
 import json
 from math import isfinite, nan
-import os
 from pathlib import Path
 from statistics import fmean
 import sys
@@ -63,12 +61,9 @@ class TuneConfig:
 
 FAST_PRETRAIN = {"steps": 20, "warmup": 5}
 FAST_TUNE = {"steps": 6, "warmup": 1, "validation_examples": 20, "test_examples": 22}
-
 # Methods without latents: nothing is said; the rule in words, once; after every comma, too.
 REFERENCES = ("base", "instruction", "reminders")
 
-
-# ------------------------------------------------------------------------------------- pre-training
 
 class Muon(torch.optim.Optimizer):
     """``torch.optim.Muon`` in float32 (with AVX2 only, its bfloat16 takes 20 times as long), and
@@ -80,15 +75,15 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            stacks = defaultdict(list)  # by shape
+            stacks = {}  # by shape
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
                     momentum.lerp_(matrix.grad, 0.05)
-                    stacks[matrix.shape].append((matrix, matrix.grad.lerp(momentum, 0.95)))
+                    stack = stacks.setdefault(matrix.shape, {})
+                    stack[matrix] = matrix.grad.lerp(momentum, 0.95)
             for (height, width), stack in stacks.items():
-                matrices, updates = zip(*stack)
-                for matrix, update in zip(matrices, orthogonalize(torch.stack(updates))):
+                for matrix, update in zip(stack, orthogonalize(torch.stack([*stack.values()]))):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     matrix.sub_(update, alpha=group["lr"] * max(1.0, height / width) ** 0.5)
 
@@ -97,15 +92,15 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Singular values of (n, a, b) to about 1, by five steps of Newton and Schulz (Jordan et al.
     2024). Each multiplies x by a polynomial of x @ x.T; here these small factors are multiplied
     first, and x once."""
-    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonalize(matrices.mT).mT
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram, product = x @ x.mT, torch.eye(x.shape[1], device=x.device)
     for _ in range(5):
         factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         factor.diagonal(dim1=1, dim2=2).add_(3.4445)
         gram, product = factor @ gram @ factor, factor @ product
-    x = product @ x
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+    return product @ x
 
 
 def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -124,14 +119,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config) -> No
         group["lr"] = optimizer.defaults["lr"] * share
 
 
-def pretrain(task: Task, config: PretrainConfig, seed: int,
-             device: str) -> tuple[GPT, list[float]]:
+def pretrain(task: Task, config: PretrainConfig, seed: int, device: str) -> tuple[GPT, list]:
     """A base, and its loss at each step."""
     torch.manual_seed(seed)
     model, losses = GPT(config.model).to(device), []
     optimizers = make_optimizers(model, config)
     rng = random_source(f"{task.name}/pretrain", seed)
-    for step in (bar := tqdm(range(config.steps), "pre-training", leave=False, disable=None)):
+    bar = tqdm(range(config.steps), "pre-training", leave=False, disable=None)
+    for step in bar:
         read = step / config.steps  # the share of the text that has been read
         shape = config.short if read < config.short_until else config.long
         token_ids, targets = pretraining_batch(task, rng, read, *shape)  # each (B, N)
@@ -160,21 +155,14 @@ def frozen_base(task: Task, config: PretrainConfig, seed: int, path: Path, devic
     if not path.exists():
         model, losses = pretrain(task, config, seed, device)
         model.notes = {"pretraining": settings, "losses": curve(losses)}
-        mine = path.with_name(f"{path.name}.{os.getpid()}")
-        model.save(mine)
-        with suppress(FileExistsError):  # another command was faster: its base is that of both
-            os.link(mine, path)
-        mine.unlink()
+        model.save(path, replace=False)  # if another command was faster, its base is that of both
     base = GPT.load(path)
-    made_with = base.notes.get("pretraining", {})
     for name, asked in settings.items():
-        if made_with.get(name) != asked:
-            raise UserError(f"{path} was made with {name} = {made_with.get(name)}, not {asked}: "
-                            "choose a new --out, or the same settings")
+        if (given := base.notes.get("pretraining", {}).get(name)) != asked:
+            raise UserError(f"{path} was made with {name} = {given}, not {asked}: choose a new "
+                            "--out, or the same settings")
     return base.to(device)
 
-
-# ------------------------------------------------------------------------------- tuning and testing
 
 def to_batch(placement: Placement, examples: list[Example], device=None) -> Batch:
     """Queries with their true responses."""
@@ -215,13 +203,12 @@ def best(starts: list[Start], validation: Batch) -> Start:
 def warn_of_first_tokens(start: Start, validation: Batch) -> None:
     """A comma's latents cannot announce the comma: if a response begins with one, and no other
     latent stands before it, the model has to write it by itself."""
-    in_query = validation.sources[:, :validation.read_slots[:, 0].min() + 1]
+    placement, end_of_query = start.latents.placement, validation.read_slots[:, 0].min()
     logits = response_logits(start.model, start.latents, validation)[:, 0]  # (B, V)
     loss = F.cross_entropy(logits, validation.targets[:, 0]).item()
-    if loss > 1.0 and (in_query >= start.latents.placement.total).all():
-        print(f"{start.latents.placement}: no latent stands before a response's first token, whose "
-              f"loss stays at {loss:.1f}: end the query with a separator, or add End_1",
-              file=sys.stderr)
+    if loss > 1.0 and (validation.sources[:, :end_of_query + 1] >= placement.total).all():
+        print(f"{placement}: no latent stands before a response's first token, whose loss stays at "
+              f"{loss:.1f}: end the query with a separator, or add End_1", file=sys.stderr)
 
 
 def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneConfig,
@@ -232,18 +219,21 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
     validation = to_batch(placement, examples, base.device)
     starts = going = [begin(base, placement, seed, lr, config) for lr in config.starts]
     rng = random_source(f"{task.name}/tune", seed)
-    for step in (bar := tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None)):
+    bar = tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None)
+    for step in bar:
         if step == round(config.choose_at * config.steps):
             going = [best(starts, validation)]
         length = rng.choice(task.id_lengths)
         examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
+        batch = to_batch(placement, examples, base.device)
         for start in going:
-            start.step(to_batch(placement, examples, base.device), step, config)
-        bar.set_postfix(loss=start.losses[-1], refresh=False)
+            start.step(batch, step, config)
+        bar.set_postfix(loss=going[0].losses[-1], refresh=False)
     chosen = best(going, validation)
     warn_of_first_tokens(chosen, validation)
     return chosen, {"start": starts.index(chosen), "starts": [
-        {"lr": lr, "losses": curve(start.losses), "validation_loss": curve([start.validation_loss])[0]}
+        {"lr": lr, "losses": curve(start.losses),
+         "validation_loss": curve([start.validation_loss])[0]}
         for lr, start in zip(config.starts, starts)]}
 
 
@@ -268,22 +258,24 @@ def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
 
     texts = []
     for first in range(0, len(examples), 256):
-        chunk = [in_words(task, method, each) for each in examples[first:first + 256]]
-        responses = generate(base, latents, [encode(each.query) for each in chunk],
-                             max(len(each.response) for each in chunk), TOKEN_ID[END], overrule)
-        texts += [decode(token_ids[:None if END in each.response else len(each.response)])
-                  .replace("," + reminder, ",") for each, token_ids in zip(chunk, responses)]
+        asked = [in_words(task, method, each) for each in examples[first:first + 256]]
+        longest = max(len(each.response) for each in asked)
+        responses = generate(base, latents, [encode(each.query) for each in asked], longest,
+                             TOKEN_ID[END], overrule)
+        for each, token_ids in zip(asked, responses):
+            length = longest if END in each.response else len(each.response)
+            texts.append(decode(token_ids[:length]).replace("," + reminder, ","))
     return texts
 
 
 def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
          config: TuneConfig) -> dict:
     """Mean scores at each length, and the number of latents in the longest example."""
-    examples, scores = draw_examples(task, task.test_lengths, "test", seed,
-                                     config.test_examples), defaultdict(list)
+    examples = draw_examples(task, task.test_lengths, "test", seed, config.test_examples)
+    scores = {}
     for example, text in zip(examples, answers(base, latents, task, method, examples)):
         for length, score in task.score(example, text).items():
-            scores[int(length)].append(score)
+            scores.setdefault(int(length), []).append(score)
     longest = to_batch(latents.placement, examples[-1:])
     return {"lengths": list(scores),
             "accuracy": [fmean(each.accuracy for each in values) for values in scores.values()],
@@ -291,10 +283,7 @@ def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
             "inserted": longest.sources.shape[1] - longest.token_ids.shape[1]}
 
 
-# ------------------------------------------------------------------------------ the folder of a run
-
 RESULTS = "results.jsonl"
-LATENTS = "latents/{task}-base{base}-{method}-seed{seed}.pt"
 KEY = ("task", "base", "method", "seed", "tuning", "pretraining", "task_checksum", "base_checksum")
 
 
@@ -306,15 +295,14 @@ def key(row: dict) -> str:
 
 def read_results(path: Path) -> list[dict]:
     """The results in a file. Incomplete lines are skipped, with a message."""
-    rows, skipped = [], 0
-    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-        try:
-            row = json.loads(line or "{}", parse_constant=int)  # NaN is no number
-            if row and key(row) and split_means(row, "accuracy") and split_means(row, "exact"):
+    text, rows = path.read_text(encoding="utf-8-sig", errors="replace"), []
+    lines = [line for line in text.splitlines() if line]
+    for line in lines:
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # half a line, or no row
+            row = json.loads(line, parse_constant=int)  # NaN is no number
+            if key(row) and split_means(row, "accuracy") and split_means(row, "exact"):
                 rows.append(row)
-        except (ValueError, LookupError, TypeError, AttributeError):  # half a line, or no result
-            skipped += 1
-    if skipped:
+    if skipped := len(lines) - len(rows):
         print(f"{path}: skipped {skipped} incomplete lines", file=sys.stderr)
     return rows
 
@@ -337,13 +325,6 @@ def print_line(name: str, cells: Iterable[str]) -> None:
     print(f"{name:44}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
 
 
-def print_row(task: Task, row: dict) -> None:
-    means = zip(*(split_means(row, metric).values() for metric in task.claim.metrics))
-    print_line(row["method"], (", ".join(f"{mean:.2f}" for mean in split) for split in means))
-
-
-# --------------------------------------------------------------------------------- the command line
-
 def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
     def parse(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
@@ -359,8 +340,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
-    add("--methods", nargs="+", metavar="M", help="placements as in latent_tokens.py; default: "
-        "the task's")
+    add("--methods", nargs="+", metavar="M", help="placements; default: the task's")
     add("--seeds", type=number(1), default=1, metavar="N", help="tune and test with 0 ... N-1")
     add("--steps", type=number(1), default=300, metavar="N", help="of tuning; default: 300")
     add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of a base")
@@ -384,7 +364,8 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
     latents, notes = LatentTokens(Placement(), base.config.n_embd).to(base.device), {}
     if method not in REFERENCES:
         tuned, notes = tune(base, task, Placement.parse(method), seed, config)
-        latents, row["latents"] = tuned.latents, LATENTS.format(**row)
+        latents = tuned.latents
+        row["latents"] = "latents/{task}-base{base}-{method}-seed{seed}.pt".format(**row)
         latents.save(folder / row["latents"])
     row |= test(base, latents, task, method, seed, config)
     row |= {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
@@ -395,32 +376,35 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
 
 def run(args: argparse.Namespace) -> None:
     """Pre-train and freeze each base; compare the methods on it, seed by seed."""
-    tuning = TuneConfig(**{"steps": args.steps} | (FAST_TUNE if args.fast else {}))
+    tuning = TuneConfig(**FAST_TUNE) if args.fast else TuneConfig(steps=args.steps)
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
     if folder == Path():
         raise UserError("--out: a run needs a folder of its own")
     tasks = [task for task in TASKS.values() if args.task in (task.name, "all")]
-    methods = {task: [*REFERENCES, *dict.fromkeys(str(Placement.parse(name)) for name in (
-        args.methods or task.claim.baselines + task.claim.proposed))] for task in tasks}
+    methods = {}
     for task in tasks:
+        names = args.methods or task.claim.baselines + task.claim.proposed
+        placements = dict.fromkeys(str(Placement.parse(name)) for name in names)
+        if len(longest := max(placements, key=len)) > 150:
+            raise UserError(f"--methods: {longest[:30]}... is too long for the name of a file")
+        methods[task] = [*REFERENCES, *placements]
         check(task, show=args.fast)
-        if len(name := max(methods[task], key=len)) > 150:
-            raise UserError(f"--methods: {name[:30]}... is too long for the name of a file")
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).touch()
     finished = {key(row): row for row in read_results(folder / RESULTS)}
-    for task, number in product(tasks, dict.fromkeys(args.bases)):
+    for task, base_seed in product(tasks, dict.fromkeys(args.bases)):
         config = PretrainConfig(**task.pretraining | (FAST_PRETRAIN if args.fast else {}))
-        path = folder / f"{task.name}-base{number}.pt"
-        base = frozen_base(task, config, number, path, args.device)
-        shared = about(task, number, base) | {"tuning": asdict(tuning)}
+        path, metrics = folder / f"{task.name}-base{base_seed}.pt", task.claim.metrics
+        base = frozen_base(task, config, base_seed, path, args.device)
+        shared = about(task, base_seed, base) | {"tuning": asdict(tuning)}
         for seed in range(args.seeds):
-            print_line(f"\n{task.name}, base {number}, seed {seed}: {', '.join(task.claim.metrics)}",
-                       task.splits)
+            title = f"\n{task.name}, base {base_seed}, seed {seed}: {', '.join(metrics)}"
+            print_line(title, task.splits)
             for method in methods[task]:
                 row = shared | {"method": method, "seed": seed}
-                print_row(task, finished.get(key(row)) or complete(
-                    row, base, task, folder, tuning))
+                row = finished.get(key(row)) or complete(row, base, task, folder, tuning)
+                means = zip(*(split_means(row, metric).values() for metric in metrics))
+                print_line(method, (", ".join(f"{mean:.2f}" for mean in split) for split in means))
     print(f"\nwrote {folder / RESULTS}" + "; with --fast the numbers mean nothing" * args.fast)
 
 
