@@ -253,8 +253,11 @@ def save_whole(content: dict, path, replace: bool = True) -> None:
     torch.save(content, written)
     try:
         partial.write_bytes(written.getvalue())
-        (os.replace if replace else os.link)(partial, path)
-    except FileExistsError:  # raised by os.link: the first one stays
-        pass
+        try:
+            (os.replace if replace else os.link)(partial, path)
+        except FileExistsError:  # raised by os.link: the first one stays
+            pass
+        except OSError:  # a file system without links
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -85,7 +85,7 @@ class Task:
 
     @property
     def splits(self) -> dict[str, tuple[int, int]]:  # the first and last length of each
-        return {name: (lengths[0], lengths[-1]) for name, lengths in (
+        return {name: (int(lengths[0]), int(lengths[-1])) for name, lengths in (
             ("ID", self.id_lengths), ("OOD", self.ood_lengths), ("far OOD", self.far_lengths))}
 
     def example(self, rng: random.Random, length: int) -> Example:
@@ -279,11 +279,11 @@ class Summation(Task):
         return f"{first[0]}{second[0]}>", f"{first}@{second}>{answer:02d}"
 
     def example(self, rng: random.Random, length: int) -> Example:
-        answer = "=0"
-        while "=0" in answer:  # where a value is 0, sum and distance are the same
+        while True:
             items = self.variables(rng, length)
             question, answer = self.question(rng, self.target_rule, items)
-        return Example(f"{','.join(items)}?{question}", answer)
+            if "=0" not in answer:  # where a value is 0, sum and distance are the same
+                return Example(f"{','.join(items)}?{question}", answer)
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         correct = text == example.response
@@ -370,13 +370,12 @@ def check(task: Task, show: bool = False) -> None:
     documents = [task.document(rng, 0.9) for _ in range(3)]
     example = task.example(rng, task.id_lengths[-1])
     if show:
-        print(f"{task.name}: three documents, a query, its response", *documents, example.query,
-              example.response, sep="\n")
-    encode("".join([task.letter, *documents, example.query, example.response]))
-    if task.letter in example.query + example.response:
+        print(f"{task.name}: documents, a query, its response", *documents, *example, sep="\n")
+    encode("".join([task.letter, task.instruction, task.reminder, *documents, *example]))
+    if task.letter in "".join(example):
         raise UserError(f"{task.name}: its letter, {task.letter}, opens headers and cannot stand "
-                        f"elsewhere, as in {example.query}{example.response}")
+                        f"elsewhere, as in {''.join(example)}")
     true, wrong = (task.score(example, text).values() for text in (example.response, ""))
-    if not all(each == Score(1.0, True) for each in true) or any(each.exact for each in wrong):
-        raise UserError(f"{task.name}: score() must give the true response 1, and none of that to "
-                        f"an empty one: {example}")
+    if {*true} != {Score(1.0, True)} or any(1.0 in score for score in wrong):
+        raise UserError(f"{task.name}: score() must give 1 to the true response, and at no length "
+                        f"to an empty one: {example}")

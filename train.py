@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 import json
 from math import isfinite, nan
+import os
 from pathlib import Path
 from statistics import fmean
 import sys
