@@ -16,6 +16,7 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
 * A response token is read off the last slot fed before it: the first one off the end of the
   augmented query (perhaps a latent of End or k_m), a later one off the *verbal* token before it.
   After ``3`` comes ``,``, and only once ``,`` is known is <C> inserted before it, and both are fed.
+  So no latent of Comma_m announces a comma: one that opens a response the model writes by itself.
 
     the paper     here            shape    meaning
     m             Group.m                  latents in a group
@@ -24,8 +25,7 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
     {s, u}        sources         (B, T)   of each slot: j < M for latent j, M + t for token t
 
 Latents and tokens are counted from 0. Letters as in model.py, and R response tokens.
-``Comma_4-latest`` is ours: once latents come again, their older copies are seen no more, and the
-newest takes the older one's place in the KV cache.
+``Comma_4-latest`` is ours: older copies are seen no more; the newest takes their place in a cache.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
