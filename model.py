@@ -8,8 +8,7 @@ tokens. Two properties make it usable with them:
     * what a slot attends to is data, too: all slots up to itself, or what ``attention_mask`` says.
 
 One thing is out of the ordinary: an input embedding also sees the two verbal tokens before its own
-(``GPT.embed``; docs/testbed.md says why). Left out, on purpose: dropout, biases, weight tying,
-mixed precision.
+(``GPT.embed``; docs/testbed.md says why). Left out: dropout, biases, tied weights, mixed precision.
 
 Letters used for shapes in every file:
 
@@ -19,7 +18,6 @@ Letters used for shapes in every file:
     S  slots to attend to: those of this call, or places of the cache
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 import os
@@ -37,7 +35,7 @@ class UserError(ValueError):
     """A mistake of the user's, not of the code's: train.py prints it as one line."""
 
 
-def pad(rows: Sequence[list[int]], value: int = 0, device=None) -> Tensor:
+def pad(rows: list[list[int]], value: int = 0, device=None) -> Tensor:
     """Rows of unequal length, padded on the right: (B, longest). Not all of them may be empty."""
     if not any(rows):
         raise ValueError("a batch needs a query, and a response that is not empty")
@@ -217,7 +215,6 @@ class GPT(nn.Module):
         attention_mask: (B, T, T), bool: which slots of this call each slot sees. None: all up to
             itself. Later calls with a cache take none: all that is stored is seen, too.
         cache, places: where in the cache the slots are stored, (B, T).
-
         Raises ValueError on shapes that do not fit, and on a mask in a later call.
         """
         for name, tensor in (("position_ids", position_ids), ("attention_mask", attention_mask),

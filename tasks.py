@@ -53,7 +53,6 @@ class Score(NamedTuple):
 
 class Claim(NamedTuple):
     """The proposed placements lose less than the baselines beyond the lengths tuned on."""
-
     proposed: tuple[str, ...]
     baselines: tuple[str, ...]
     metrics: tuple[str, ...] = ("exact", "accuracy")  # by each of these fields of Score
@@ -282,7 +281,7 @@ class Summation(Task):
         while True:
             items = self.variables(rng, length)
             question, answer = self.question(rng, self.target_rule, items)
-            if "=0" not in answer:  # where a value is 0, sum and distance are the same
+            if "=0" not in answer:  # else sum and distance are the same
                 return Example(f"{','.join(items)}?{question}", answer)
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
