@@ -2,8 +2,8 @@
 
     python -m extras.results
 
-The text is written by hand. What stands between ``<!--claims-->`` (or confirm, more) and the next
-``<!--end-->`` is made here, and a test compares.
+The text is written by hand. What stands between ``<!--claims-->`` or ``<!--confirm-->`` and the
+next ``<!--end-->`` is made here, and a test compares.
 """
 
 import argparse
@@ -20,10 +20,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
 def fill(page: str) -> str:
     """The page with its tables made anew."""
-    raw = PAGE.parent / "results"
-    confirm, more = (experiments(read([raw / name])) for name in ("confirm.jsonl", "more.jsonl"))
-    made = {"claims": claims_table(confirm), "confirm": sections(confirm), "more": sections(more)}
-    return re.sub(r"<!--(claims|confirm|more)-->.*?<!--end-->",
+    confirm = experiments(read([PAGE.parent / "results" / "confirm.jsonl"]))
+    made = {"claims": claims_table(confirm), "confirm": sections(confirm)}
+    return re.sub(r"<!--(claims|confirm)-->.*?<!--end-->",
                   lambda block: f"<!--{block[1]}-->\n\n{made[block[1]]}\n<!--end-->", page,
                   flags=re.DOTALL)
 
