@@ -205,7 +205,7 @@ def test_a_new_task_that_needs_an_edit(monkeypatch):
 
 
 def test_docs_made_of_other_rows(tmp_path):
-    assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 2
+    assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 3
     pictures.write(experiments(read([ROOT / "docs" / "results" / "confirm.jsonl"])), tmp_path, [])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         path.name: path.read_bytes() for path in (ROOT / "docs").glob("*.svg")}

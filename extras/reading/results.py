@@ -2,8 +2,8 @@
 
     python -m extras.results
 
-The text is written by hand. What stands between ``<!--claims-->`` or ``<!--confirm-->`` and the
-next ``<!--end-->`` is made here, and a test compares.
+The text is written by hand. What stands between ``<!--claims-->`` (or confirm, second) and the next
+``<!--end-->`` is made here, and a test compares.
 """
 
 import argparse
@@ -20,9 +20,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
 def fill(page: str) -> str:
     """The page with its tables made anew."""
-    confirm = experiments(read([PAGE.parent / "results" / "confirm.jsonl"]))
-    made = {"claims": claims_table(confirm), "confirm": sections(confirm)}
-    return re.sub(r"<!--(claims|confirm)-->.*?<!--end-->",
+    raw = PAGE.parent / "results"
+    confirm, second = (experiments(read([raw / f"{run}.jsonl"])) for run in ("confirm", "second"))
+    made = {"claims": claims_table(confirm), "confirm": sections(confirm),
+            "second": f"{sections(second)}\n{claims_table(second)}"}
+    return re.sub(r"<!--(claims|confirm|second)-->.*?<!--end-->",
                   lambda block: f"<!--{block[1]}-->\n\n{made[block[1]]}\n<!--end-->", page,
                   flags=re.DOTALL)
 
