@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 
+from latent_tokens import LatentTokens, Placement
 from model import GPT, GPTConfig
 import tasks
 from tasks import ALPHABET, TASKS
@@ -39,6 +40,29 @@ def model() -> GPT:
     return gpt.requires_grad_(False).eval()
 
 
+def run(out: Path, *arguments: str) -> list[dict]:
+    """The results of a small run."""
+    train.main(["--fast", "--device", "cpu", "--out", str(out), *arguments])
+    return train.read_results(out / train.RESULTS)
+
+
+def refused(capsys, command, *arguments: str | Path) -> str:
+    """The one line that a command prints before it stops with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        command.main(list(map(str, arguments)))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    return error
+
+
+def some_latents(notation: str, *separators) -> LatentTokens:
+    """Random ones, for this model."""
+    latents = LatentTokens(Placement.parse(notation, *separators), 16)
+    torch.nn.init.normal_(latents.vectors, generator=torch.Generator().manual_seed(2))
+    return latents
+
+
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Let --fast be over in a second: the command line, the files and the flow stay the same."""
     model = GPTConfig(vocab_size=len(ALPHABET), n_layer=1, n_head=2, n_embd=16)
@@ -64,8 +88,7 @@ def made_once(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
-        train.main(["--fast", "--device", "cpu", "--out", str(folder),
-                    "--methods", "Start_2", "Comma_1", "Start_1+Comma_1"])
+        run(folder, "--methods", "Start_2", "Comma_1", "Start_1+Comma_1")
     return folder
 
 

@@ -16,8 +16,6 @@ from tasks import TOKEN_ID
 SEPARATORS = {"Comma": (TOKEN_ID[","],)}
 
 
-# ----------------------------------------------------------------------------------- the placement
-
 def rank(where: str) -> tuple[int, str]:
     """Before one token: Start, End, the periods by the string of k, separators by name."""
     return (0 if where == "Start" else 1 if where == "End" else 2 if where.isdigit() else 3), where
@@ -47,12 +45,9 @@ def separator_slots(groups: dict[str, int], token: int, separators) -> list[tupl
 
 
 def row_slots(notation: str, query: list[int], response: list[int], separators=SEPARATORS):
-    """All slots of a row: if the placement puts a group before s_t, it is inserted before it.
-
-    Without a response this is the *augmented query*, which ends with the latents that are certain
-    to stand before the first response token. That token is read off its end, so a group before a
-    comma cannot belong to it: nobody knows yet whether a comma follows.
-    """
+    """All slots of a row. Without a response this is the *augmented query*, which ends with the
+    latents that are certain to stand before the first response token. That token is read off its
+    end, so a group before a comma cannot belong to it: nobody knows yet whether a comma follows."""
     groups, tokens, slots = parse(notation), query + response, []
     for t in range(max(len(tokens), len(query) + 1)):
         slots += certain_slots(groups, t, len(query))
@@ -99,8 +94,6 @@ def sources(notation: str, slots: list[tuple]) -> list[int]:
     rows = latent_slots(groups, list(groups))
     return [len(rows) + slot[1] if slot[0] == "verbal" else rows.index(slot) for slot in slots]
 
-
-# --------------------------------------------------------------------------------------- the model
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:
     """LayerNorm without bias over the last dimension."""
@@ -159,15 +152,6 @@ def response_logits(model, vectors, notation, query, response, separators=SEPARA
     """Logits that predict each response token, (len(response), V)."""
     logits = row_logits(model, vectors, notation, query, response, separators)
     return logits[read_slots(notation, query, response, separators)]
-
-
-def loss(model, vectors, notation, queries, responses, separators=SEPARATORS) -> float:
-    """Mean cross-entropy over all response tokens; latents and query tokens have no targets."""
-    losses = []
-    for query, response in zip(queries, responses):
-        logits = response_logits(model, vectors, notation, query, response, separators)
-        losses += [(row.logsumexp(0) - row[token]).item() for row, token in zip(logits, response)]
-    return sum(losses) / len(losses)
 
 
 def decode(model, vectors, notation, query, n_tokens: int, separators=SEPARATORS):

@@ -4,20 +4,13 @@ import torch
 
 from extras import attention
 from extras.attention import Layout, measure, split
-from latent_tokens import LatentTokens, Placement
+from latent_tokens import Placement
 from tasks import TASKS, Example, draw_examples
-from tests.command_line import refused
+from tests.conftest import refused, some_latents
 
 SMALL = Example("1,2", "3,4")  # slots of Start_1+Comma_1: <S> 1 <C> , 2 3 <C> , 4
 BOTH = Placement.parse("Start_1+Comma_1")
 CHAIN = Example("44@47=83", ",47@83=34,83@34=21,34@21=53,21@53=72")
-
-
-def tuned(placement: Placement | str) -> LatentTokens:
-    """Latents of some length, for the tiny model."""
-    latents = LatentTokens(Placement.parse(str(placement)), 16)
-    torch.nn.init.normal_(latents.vectors, generator=torch.Generator().manual_seed(0))
-    return latents
 
 
 def test_an_item_begins_with_its_comma_or_with_the_response_and_is_counted_once():
@@ -46,15 +39,16 @@ def test_the_nearest_group_of_a_comma_is_its_own_and_start_gets_older():
 def test_queries_and_keys_are_not_mixed_up(model, monkeypatch):
     """Slot 5 attends to latent 2, slots 7 and 8 to latent 6; and "uniform" to all that is seen."""
     weights = torch.eye(9)[[0, 0, 0, 0, 0, 2, 0, 6, 6]][None]  # (1, T, T)
-    uniform = measure(model, tuned(BOTH), [SMALL])[0][0, 0]
+    latents = some_latents("Start_1+Comma_1")
+    uniform = measure(model, latents, [SMALL])[0][0, 0]
     torch.testing.assert_close(uniform, torch.tensor([1, 1, 1, 3]) / 6)
     monkeypatch.setattr(attention, "attention", lambda *_: weights)
-    assert measure(model, tuned(BOTH), [SMALL])[0].tolist() == [[[1.0, 0.0, 0.0, 0.0]] * 3]
+    assert measure(model, latents, [SMALL])[0].tolist() == [[[1.0, 0.0, 0.0, 0.0]] * 3]
 
 
 def test_weights_are_those_of_their_layer(model):
     model.blocks[1].qkv.weight[:16] = 0.0  # without queries it attends uniformly
-    uniform, first, second = attention.attention(model, tuned("Comma_2"), CHAIN)
+    uniform, first, second = attention.attention(model, some_latents("Comma_2"), CHAIN)
     torch.testing.assert_close(second, uniform)
     assert (first - uniform).abs().max() > 0.1
     torch.testing.assert_close(first.sum(dim=1), torch.ones(len(first)))

@@ -1,14 +1,12 @@
 """The exercises: right answers pass, wrong ones are shown."""
 
-import subprocess
-import sys
 from textwrap import dedent
 
 import pytest
 import torch
 
 from extras import exercises
-from tests.command_line import refused
+from tests.conftest import refused
 
 SOLUTION = '''
 stands_before = lambda k, t: t > 0 and t % k == 0
@@ -20,12 +18,8 @@ read_slots = lambda is_latent, query_slots: [query_slots - 1, *(
 '''
 
 
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "my.py"
-
-
-def test_right_answers_pass_and_blank_or_missing_ones_do_not(file, capsys):
+def test_right_answers_pass_and_blank_or_missing_ones_do_not(tmp_path, capsys):
+    file = tmp_path / "my.py"
     exercises.main(["--blank"])
     blank = capsys.readouterr().out
     for text, counts in ((SOLUTION, [4, 0, 0]), (blank, [0, 4, 0]),
@@ -70,14 +64,7 @@ def test_an_answer_of_another_kind_or_length(wrong, shown):
 
 
 @pytest.mark.parametrize("content", ["def (", "1 / 0", "import sys\nsys.exit(3)\n", None])
-def test_a_file_that_cannot_be_run(content, file, capsys):
+def test_a_file_that_cannot_be_run(content, tmp_path, capsys):
     if content:
-        file.write_text(content)
-    assert "my.py cannot be run: " in refused(capsys, exercises, file)
-
-
-def test_a_traceback_where_nobody_reads_the_output():
-    command = [sys.executable, "-m", "extras.exercises", "--blank"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b""
+        (tmp_path / "my.py").write_text(content)
+    assert "my.py cannot be run: " in refused(capsys, exercises, tmp_path / "my.py")

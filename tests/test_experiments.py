@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from extras import answers, controls, report, score, show, testbeds
-from extras.runs import Control, Run, make_parser, other_rules
+from extras.runs import Control, Run, other_rules
 import latent_tokens
 from latent_tokens import LatentTokens, Placement
+from model import GPT
 from tasks import TASKS, TOKEN_ID, Example, Repetition, Task
-from tests.command_line import refused
+from tests.conftest import refused, run
 import train
 from train import RESULTS, TuneConfig, key, read_results, weights_checksum
 
@@ -20,12 +21,8 @@ pytestmark = pytest.mark.usefixtures("tiny")
 LATENTS = "latents/generation-base0-Start_2-seed0.pt"
 
 
-def run_train(out, *arguments: str) -> None:
-    train.main(["--fast", "--device", "cpu", "--out", str(out), *arguments])
-
-
-def open_run(folder) -> Run:
-    return Run.open(make_parser("test", "").parse_args([str(folder)]))
+class Fork(Repetition):
+    name, claim = "fork", Task.claim
 
 
 def rows_in(folder) -> dict[str, dict]:
@@ -63,7 +60,6 @@ def test_another_base_or_task_of_the_same_name_has_no_results(finished, capsys, 
 
 
 def test_the_command_that_an_error_names_makes_what_is_missing(finished, capsys):
-    """The base, and then the latents."""
     folder = finished.rename(finished.with_name("with spaces"))
     arguments = ["--method", "End_1", "--seed", "1", "--base", "1"]
     for _ in range(2):
@@ -79,29 +75,38 @@ def test_a_mistyped_folder_is_not_made_and_a_damaged_base_is_named(tmp_path, cap
     assert not (tmp_path / "typo").exists()
 
 
-@pytest.mark.parametrize("name", ["base:random", "Comma_1:shuffled", "Comma_4:turned", "base"])
-def test_what_does_not_fit_is_refused_before_the_work(name, finished, capsys):
+def test_what_does_not_fit_is_refused_before_the_work(finished, capsys):
     before = (finished / RESULTS).read_bytes()
-    refused(capsys, controls, finished, "--rows", "Start_1", name)
+    for name in ("base:random", "Comma_1:shuffled", "Comma_4:turned", "base"):
+        refused(capsys, controls, finished, "--rows", "Start_1", name)
+    for name, expected in (("Comma_1:Comma_3", "Comma_3 needs 3 vectors"),
+                           ("Comma_1:shuffled", "is no control"),
+                           ("Comma_1:shufled", "unknown placement 'shufled'")):
+        assert expected in refused(capsys, score, name, "--folder", finished)
     assert (finished / RESULTS).read_bytes() == before
 
 
-def test_what_is_shuffled_and_random():
+def test_what_is_shuffled_random_and_placed_elsewhere():
     latents = LatentTokens(Placement.parse("Start_1+Comma_2"), 4)
     latents.initialize(torch.randn(9, 4), torch.Generator().manual_seed(0))
-    random_, shuffled = (Control.parse(f"Comma_2+Start_1:{change}").of(latents, seed=0)
-                         for change in ("random", "shuffled"))
+    random_, shuffled, end, sum_ = (
+        Control.parse(f"Comma_2+Start_1:{change}").of(latents, seed=0)
+        for change in ("random", "shuffled", "End_2", "40_1+End_2"))
     assert torch.equal(shuffled.vectors, latents.vectors[[2, 0, 1]])
     assert random_.placement == shuffled.placement == latents.placement
     torch.testing.assert_close(random_.vectors.norm(dim=1), latents.vectors.norm(dim=1))
     for other in (latents.vectors, torch.randn(3, 4, generator=torch.Generator().manual_seed(0))):
         assert (torch.cosine_similarity(random_.vectors, other) < 0.99).all()
+    assert [str(each.placement) for each in (end, sum_)] == ["End_2", "End_2+40_1"]
+    assert torch.equal(end.vectors, latents.vectors[:2])
+    assert torch.equal(sum_.vectors, latents.vectors)
 
 
 def test_controls_insert_as_many_latents_as_the_proposed_placement():
     assert controls.default_rows(TASKS["repetition"]) == [
         "Start_4", "End_4", "Start_2+Comma_2", "Start_2+Comma_2-own", "Start_8", "Start_14",
         "Start_2+Comma_2:random", "Start_2+Comma_2:shuffled", "full"]  # n = 2 and 5 here
+    assert {"Start_12", "Start_24", "full"} < {*controls.default_rows(Fork())}
 
 
 def test_results_of_controls_join_the_run_once_and_say_what_they_are(finished, monkeypatch):
@@ -113,7 +118,8 @@ def test_results_of_controls_join_the_run_once_and_say_what_they_are(finished, m
     rows = rows_in(finished)
     names += [f"{method}, other rules, {when} full" for method in ("instruction", "reminders")
               for when in ("before", "after")]
-    size = sum(weights.numel() for weights in open_run(finished).base.parameters())
+    base = GPT.load(finished / "generation-base0.pt")
+    size = sum(weights.numel() for weights in base.parameters())
     assert list(rows)[6:] == names
     assert [rows[name]["trained"] for name in names] == [16, 32, 0, size, 0, size, 0, size]
     assert [start["lr"] for start in rows["full"]["starts"]] == [1e-4, 3e-4, 1e-3]
@@ -169,15 +175,6 @@ def test_the_mark_stands_under_the_first_mistake_even_of_an_answer_cut_short(tex
     assert answers.marked(example, text, width=9) == expected
 
 
-@pytest.mark.parametrize("notation", ["Start_3", "Comma_2", "End_1+Comma_1", "40_3"])
-def test_vectors_keep_their_values_and_order(notation):
-    latents = LatentTokens(Placement.parse("Comma_3"), 8)
-    latents.vectors.data.normal_()
-    placed = Control.parse(f"Comma_3:{notation}").of(latents, 0)
-    assert str(placed.placement) == notation
-    assert torch.equal(placed.vectors, latents.vectors[:placed.placement.total])
-
-
 def test_a_line_for_each_name_one_start_and_nothing_saved(finished, capsys, monkeypatch):
     monkeypatch.setattr(score, "tune", lambda *arguments: starts.append(
         len(arguments[-1].starts)) or train.tune(*arguments))
@@ -201,23 +198,11 @@ def test_means_are_by_items_and_of_the_tasks_splits(model, monkeypatch):
         [1, (4 / 5 + 4 / 7) / 2, 4 / 7])
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("Comma_1:Comma_3", "Comma_3 needs 3 vectors"), ("Comma_1:shuffled", "is no control"),
-    ("Comma_1:shufled", "unknown placement 'shufled'")])
-def test_names_that_nothing_fits_are_one_line(name, expected, finished, capsys):
-    assert expected in refused(capsys, score, name, "--folder", finished)
-
-
-class Fork(Repetition):
-    name, claim = "fork", Task.claim
-
-
 def test_a_task_of_a_fork_needs_no_other_edit(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(TASKS, "fork", Fork())
-    run_train(tmp_path, "--task", "fork")
-    controls.main([str(tmp_path), "--task", "fork"])
-    assert {"Comma_4-own", "Start_12", "Start_24", "Comma_4:random", "full",
-            "reminders, other rules, after full"} <= rows_in(tmp_path).keys()
+    run(tmp_path, "--task", "fork")
+    controls.main([str(tmp_path), "--task", "fork", "--rows", "Comma_4-own", "full"])
+    assert {"Comma_4-own", "full", "reminders, other rules, after full"} <= rows_in(tmp_path).keys()
     capsys.readouterr()
     score.main(["Comma_4", "--folder", str(tmp_path), "--task", "fork"])
     show.main([str(tmp_path), "--task", "fork", "--method", "Comma_4", "--prompt", "1>"])
@@ -230,7 +215,7 @@ def test_a_task_of_a_fork_needs_no_other_edit(tmp_path, monkeypatch, capsys):
 
 def test_a_separator_of_a_fork_needs_no_other_edit(finished, monkeypatch, capsys):
     monkeypatch.setitem(latent_tokens.SEPARATORS, "Equals", (TOKEN_ID["="],))
-    run_train(finished, "--methods", "Equals_1")
+    run(finished, "--methods", "Equals_1")
     capsys.readouterr()
     score.main(["Comma_1:Equals_1", "Equals_1", "--folder", str(finished)])
     show.main([str(finished), "--method", "Equals_1", "--prompt", "44@47="])

@@ -24,7 +24,8 @@ NOTATIONS = """
     Comma,1_1+1_2 + Start_1+ +Start_1 Start_1++End_1 ,Start_1 Start,_1 _1 Start_ Start 1 Start_1_2
     start_1 Ｓtart_1 Start_1\u0301 Start_😀 -own Comma_1-OWN Comma_1-own Comma_1-own-own Comma_1own
     8_2+10_1+9_1 10,8,9_1 End,Start_2 Comma_2+8,End_1+Start_1 Comma_4-latest Comma_4-own-latest
-    Comma_4-latest-own Comma_4-latest-latest -latest""".split() + ["", " Start_1", "Start_1 ", "Start_1\n", "Start_1\xa0"]
+    Comma_4-latest-own Comma_4-latest-latest -latest""".split()
+NOTATIONS += ["", " Start_1", "Start_1 ", "Start_1\n", "Start_1\xa0"]
 QUERIES = ["", " ", "1 2", "1\t2", "😀", "1😀", "é", "e\u0301", "A", "١", "，", "\ud83d", "1\0", "x"]
 PIECES = "Start End Comma 1 8 10 0 ٣ _ _ , + -own _1 _2".split()
 IN_THE_PAGE = """<script>
@@ -48,13 +49,6 @@ def dumped(page: str, path) -> str:
              "--no-first-run", f"--user-data-dir={path.parent / 'user'}", "--dump-dom"]
     return subprocess.run([BROWSER, *flags, path.as_uri()],
                           capture_output=True, text=True, timeout=60).stdout
-
-
-def in_the_page(path, rows: list, texts: list) -> dict:
-    """What the functions of the page make of rows and of answers."""
-    script = IN_THE_PAGE.replace("CASES", json.dumps({"rows": rows, "texts": texts}))
-    dom = dumped(PAGE + script, path)
-    return json.loads(re.search(r'<pre[^>]*id="checked">(.*?)</pre>', dom)[1])
 
 
 def random_row(rng: random.Random) -> tuple[str, str, str]:
@@ -83,19 +77,6 @@ def in_python(notation: str, query: str, response: str) -> dict | str:
             "fed": [*fed, len(row.take_new_slots()[0])]}
 
 
-@in_a_browser
-def test_rows_of_the_page_that_are_not_pythons(tmp_path):
-    rng = random.Random(0)
-    rows = [random_row(rng) for _ in range(200)]
-    rows += [("".join(rng.choices(PIECES, k=rng.randint(2, 6))), "1,2", "3,4") for _ in range(300)]
-    rows += [(notation, "1,2", "3,4") for notation in NOTATIONS]
-    rows += [case for text in QUERIES for case in (("Comma_1", text, "1"), ("Comma_1", "1", text))]
-    expected = [in_python(*row) for row in rows]
-    assert 100 < expected.count("Error") < 400 and f'"{ALPHABET}"' in PAGE
-    found = in_the_page(tmp_path / "page.html", rows, [])["rows"]
-    assert list(zip(rows, found)) == list(zip(rows, expected))
-
-
 def spoiled(rng: random.Random) -> tuple[str, str]:
     """A query and an answer with wrong results and signs, equations left out, repeated and cut."""
     items = [rng.choice(["00@00=00", *[TASK.example(rng, 1).query] * 4])]
@@ -107,14 +88,23 @@ def spoiled(rng: random.Random) -> tuple[str, str]:
 
 
 @in_a_browser
-def test_equations_that_the_page_scores_otherwise(tmp_path):
+def test_rows_and_scores_of_the_page_that_are_not_pythons(tmp_path):
     rng = random.Random(0)
+    rows = [random_row(rng) for _ in range(200)]
+    rows += [("".join(rng.choices(PIECES, k=rng.randint(2, 6))), "1,2", "3,4") for _ in range(300)]
+    rows += [(notation, "1,2", "3,4") for notation in NOTATIONS]
+    rows += [case for text in QUERIES for case in (("Comma_1", text, "1"), ("Comma_1", "1", text))]
+    expected = [in_python(*row) for row in rows]
+    assert 100 < expected.count("Error") < 400 and f'"{ALPHABET}"' in PAGE
     texts = [spoiled(rng) for _ in range(500)] + [("1,2", ",3"), ("44@47=83", "1"), ("", "")]
     true = [[bool(score.accuracy) for score in TASK.score(Example(query, "," * 10), text).values()]
             for query, text in texts]
-    found = in_the_page(tmp_path / "page.html", [], [(*each, 10) for each in texts])["scores"]
-    assert list(zip(texts, found)) == list(zip(texts, true))
     assert 0.2 < sum(map(sum, true)) / 5000 < 0.8  # of each kind enough
+    cases = json.dumps({"rows": rows, "texts": [(*each, 10) for each in texts]})
+    dom = dumped(PAGE + IN_THE_PAGE.replace("CASES", cases), tmp_path / "page.html")
+    found = json.loads(re.search(r'<pre[^>]*id="checked">(.*?)</pre>', dom)[1])
+    assert list(zip(rows, found["rows"])) == list(zip(rows, expected))
+    assert list(zip(texts, found["scores"])) == list(zip(texts, true))
 
 
 @in_a_browser

@@ -6,7 +6,6 @@ import pytest
 
 from extras import floors
 from tasks import Example, draw_examples
-from train import split_means
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testbed.md").read_text(encoding="utf-8")
 
@@ -23,12 +22,9 @@ def test_answers_without_arithmetic_by_hand():
 
 
 @pytest.mark.parametrize("task", floors.THREE)
-def test_a_claim_that_answers_can_win_which_know_nothing_of_the_rule(task):
-    rows = floors.measure(task, floors.wrong_rules(task) | floors.policies(task))
-    for name, row in rows.items():
-        assert split_means(row, task.claim.metrics[0])["OOD"] <= 0.05, name
-
-
-def test_floors_of_the_page_that_are_others():
-    assert PAGE.split("<!--floors-->\n\n")[1].split("\n<!--end-->")[0] == "\n".join(
-        map(floors.tables, floors.THREE))
+def test_floors_of_the_page_that_are_others_or_no_floors(task):
+    """Of answers that know nothing of the target rule none gets more than 0.05 OOD."""
+    tables = floors.tables(task)
+    assert PAGE.count(tables) == 1
+    _, _, *lines = tables.split("\n\n")[0].splitlines()  # by the first metric of the claim
+    assert len(lines) > 3 and all(float(line.split("|")[3]) <= 0.05 for line in lines)

@@ -16,7 +16,7 @@ from extras.latent_thoughts.model import Config, Decoder
 from extras.latent_thoughts.text import (RULES, chain, consistent_rules, draw_documents, follows,
                                          ideal_figures, share_following, share_of_best_rule, to_ids)
 from tasks import decode
-from tests.command_line import refused
+from tests.conftest import refused
 from train import make_optimizers
 
 DOCS = Path(__file__).parent.parent / "docs"

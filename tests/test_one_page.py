@@ -6,35 +6,28 @@ import pytest
 import torch
 
 from docs import one_page
-from latent_tokens import LatentTokens, Placement, generate, make_batch, response_loss
+from latent_tokens import generate, make_batch, response_loss
 from tasks import TASKS, decode, draw_examples, encode
+from tests.conftest import some_latents
 
 EXAMPLES = draw_examples(TASKS["generation"], [1, 3], "test", 0, 6)
+LATENTS = some_latents("Comma_4").requires_grad_(False)
 
 
-@pytest.fixture
-def latents() -> LatentTokens:
-    made = LatentTokens(Placement.parse("Comma_4"), 16)
-    torch.nn.init.normal_(made.vectors, generator=torch.Generator().manual_seed(0))
-    return made.requires_grad_(False)
-
-
-def test_the_same_loss(model, latents):
-    """And so the same slots and positions."""
+def test_the_same_loss(model):
     for each in EXAMPLES:
-        batch = make_batch(latents.placement, [encode(each.query)], [encode(each.response)])
-        ours = response_loss(model, latents, batch)
-        theirs = one_page.loss(model, latents.vectors, each)
+        batch = make_batch(LATENTS.placement, [encode(each.query)], [encode(each.response)])
+        ours = response_loss(model, LATENTS, batch)
+        theirs = one_page.loss(model, LATENTS.vectors, each)
         torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
 
 
-def test_the_same_answers(model, latents):
-    """To queries with commas of their own, too."""
+def test_the_same_answers(model):
     rng = random.Random(0)
     queries = [each.query for each in EXAMPLES] + ["".join(rng.choices("12,", k=7)) for _ in "abc"]
     for query in queries:
-        answer, = generate(model, latents, [encode(query)], 25)
-        assert one_page.answer(model, latents.vectors, query, 25) == decode(answer)
+        answer, = generate(model, LATENTS, [encode(query)], 25)
+        assert one_page.answer(model, LATENTS.vectors, query, 25) == decode(answer)
 
 
 def test_its_main_prints_ten_answers(finished, monkeypatch, capsys):

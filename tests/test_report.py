@@ -127,11 +127,14 @@ def test_bases_compared_with_other_bases_or_seeds_counted_as_bases():
     assert one.out_of_distribution == [0.5] and one.drops == [pytest.approx(0.4)]
 
 
-def test_a_sign_flip_test_by_hand():
+def test_sign_flips_and_holms_correction_by_hand():
     assert claims.sign_flip([1, 1, 1]) == 1 / 8
     assert claims.sign_flip([1, 2, -3]) == 5 / 8  # 0 or more: +++, ++-, +-+, -++, --+
     assert claims.sign_flip([0.1 + 0.2, -0.3]) == 3 / 4  # 0 but for rounding
     assert claims.sign_flip([0.5] * 10) == 1 / 1024 and claims.sign_flip([0.0] * 3) == 1
+    # Times 4, 3, 2, 1 from the least on, and never less than the one before.
+    assert claims.holm([0.04, 0.01, 0.03, 0.5]) == pytest.approx([0.09, 0.04, 0.09, 0.5])
+    assert claims.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_a_test_of_many_bases_that_never_ends():
@@ -141,12 +144,6 @@ def test_a_test_of_many_bases_that_never_ends():
     assert claims.sign_flip([1.0] * 28) == 1 / 100_001
     assert "p (100,000 draws)" in tables.claims_table([each.experiment for each in compared(
         *[BOTH] * 21)])
-
-
-def test_holms_correction_by_hand():
-    """Times 4, 3, 2, 1 from the least on, and never less than the one before."""
-    assert claims.holm([0.04, 0.01, 0.03, 0.5]) == pytest.approx([0.09, 0.04, 0.09, 0.5])
-    assert claims.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("count, expected", [(1, (0, 0)), (3, (0, 2)), (8, (0, 7)), (9, (1, 7)),
@@ -204,17 +201,14 @@ def test_a_new_task_that_needs_an_edit(monkeypatch):
     assert tables.claims_table([unheard]) == ""
 
 
-def test_docs_made_of_other_rows(tmp_path):
+def test_docs_or_figures_of_the_readme_that_are_made_of_other_rows(tmp_path):
     assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 3
-    pictures.write(experiments(read([ROOT / "docs" / "results" / "confirm.jsonl"])), tmp_path, [])
+    confirmed, more = (experiments(read([ROOT / "docs" / "results" / f"{name}.jsonl"]))
+                       for name in ("confirm", "more"))
+    pictures.write(confirmed, tmp_path, [])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         path.name: path.read_bytes() for path in (ROOT / "docs").glob("*.svg")}
-
-
-def test_figures_of_the_readme_that_are_no_results():
-    confirmed = experiments(read([ROOT / "docs" / "results" / "confirm.jsonl"]))
     assert f"\n\n{tables.summary_table(confirmed)}\n" in README
-    moved = next(each for each in experiments(read([ROOT / "docs" / "results" / "more.jsonl"]))
-                 if each.task == "generation")
+    moved = next(each for each in more if each.task == "generation")
     values = moved.by_base("Start_4:Comma_4", "accuracy", moved.splits["ID"]).values()
     assert f"({min(values):.2f}-{max(values):.2f} ID, {len(values)} bases)" in README

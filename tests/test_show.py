@@ -12,7 +12,7 @@ import latent_tokens
 from latent_tokens import SEPARATORS, LatentTokens, Placement, generate
 from model import GPT
 from tasks import TASKS, TOKEN_ID, decode, encode
-from tests.command_line import refused
+from tests.conftest import refused
 
 
 def table(picture: str) -> dict[str, list[str]]:

@@ -7,14 +7,12 @@ import re
 import pytest
 
 from model import GPTConfig
-from tasks import (ALPHABET, TASKS, Example, Generation, Score, check, decode, draw,
-                   draw_examples, equation, pretraining_batch, purpose_of, random_source)
+from tasks import (ALPHABET, TASKS, Example, Score, check, decode, draw, draw_examples, equation,
+                   pretraining_batch, purpose_of, random_source)
 from tests.conftest import EVERY_TASK, each_task
 
 generation, repetition, summation = map(TASKS.get, ["generation", "repetition", "summation"])
 
-
-# ------------------------------------------------------------------------ Generation
 
 @pytest.mark.parametrize("rule, left, right, result", [
     ("+-9", "44", "47", "83"), ("+-9", "47", "83", "34"), ("+-9", "83", "34", "21"),
@@ -61,22 +59,18 @@ def test_equations_count_as_long_as_they_go_back_to_the_query(text, accuracy, ex
     assert "".join(f"{scores[k].exact:d}" for k in (1, 2, 3, 4)) == exact
 
 
-def test_an_equation_that_repeats_the_one_before_is_wrong():
-    example = Example("10@00=10", ",00@10=10,10@10=20")
-    collapsed = generation.score(example, ",00@10=00,10@00=10,00@10=10")  # the link is kept
-    assert [collapsed[k].accuracy for k in (1, 2)] == [0, 1]
-    example = Example("40@00=00", ",00@00=00,00@00=00")  # a true chain, as no query begins one
-    assert [generation.score(example, example.response)[k].accuracy for k in (1, 2)] == [1, 0]
+@pytest.mark.parametrize("query, response, text, accuracy", [
+    ("10@00=10", ",00@10=10,10@10=20", ",00@10=00,10@00=10,00@10=10", [0, 1]),  # the link is kept
+    ("40@00=00", ",00@00=00,00@00=00", ",00@00=00,00@00=00", [1, 0])])  # as no query begins
+def test_an_equation_that_repeats_the_one_before_is_wrong(query, response, text, accuracy):
+    scores = generation.score(Example(query, response), text)
+    assert [scores[length].accuracy for length in (1, 2)] == accuracy
 
 
 def test_no_query_of_generation_begins_a_chain_that_collapses():
-    rng = random_source("test", 0)
-    for _ in range(300):
-        items = generation.example(rng, 24).response.split(",")
-        assert all(one != other for one, other in pairwise(items))
+    for example in draw_examples(generation, [24], "test", 0, 300):
+        assert all(one != other for one, other in pairwise(example.response.split(",")))
 
-
-# ------------------------------------------------------------------------ Repetition
 
 @pytest.mark.parametrize("change, accuracy, exact", [
     (("", ""), 1.0, True), ((";", ","), 1.0, False), ((";", ",4-7=2*99;"), 1.0, False),
@@ -111,15 +105,12 @@ def test_repetition_documents_do_what_was_stated_last():
         assert text.count(";") == 1
 
 
-def test_repetition_counts_reach_the_longest():
+@pytest.mark.parametrize("progress, counts", [(0.0, range(1, 4)), (1.0, range(1, 22))])
+def test_repetition_counts_reach_the_longest(progress, counts):
     rng = random_source("pretrain", 1)
-    def counts(progress):
-        return {int(re.search(r"\*(\d\d)>", repetition.document(rng, progress))[1]) - 1
-                for _ in range(2000)}
-    assert counts(0.0) == {1, 2, 3} and counts(1.0) == set(range(1, 22))
+    texts = [repetition.document(rng, progress) for _ in range(1500)]
+    assert {int(re.search(r"\*(\d\d)>", text)[1]) - 1 for text in texts} == set(counts)
 
-
-# ------------------------------------------------------------------------ Summation
 
 def test_summation_documents_do_what_was_stated_last():
     rng = random_source("pretrain", 1)
@@ -154,8 +145,6 @@ def test_the_example_of_the_page_by_hand():  # docs/add_a_task.md
     assert [task.item("+9", "472"), task.after("+9", "472=6")] == ["472=6", "726=4"]
 
 
-# ------------------------------------------------------------------------ every task
-
 @each_task
 def test_nothing_but_an_examples_own_response_is_exact(task):
     for example in draw_examples(task, (*task.id_lengths, *task.ood_lengths), "test", 1, 2):
@@ -181,32 +170,22 @@ def test_the_target_rule_of_the_others_is_one_of_those_stated_in_pretraining(tas
 
 
 @each_task
-def test_no_query_serves_two_purposes(task):
-    tuned, validated, tested = (
-        {each.query for each in draw_examples(task, task.id_lengths, purpose, 0, 60)}
-        for purpose in ("tune", "validation", "test"))
-    assert not tuned & validated and not tuned & tested and not validated & tested
+def test_each_purpose_and_seed_draws_queries_of_its_own(task):
+    drawn = {}
+    for purpose in ("tune", "validation", "test"):
+        first, again, other = (draw_examples(task, task.id_lengths, purpose, seed, 60)
+                               for seed in (0, 0, 1))
+        assert first == again != other
+        drawn[purpose] = {example.query for example in first + other}
+    assert sum(map(len, drawn.values())) == len(set().union(*drawn.values()))
 
 
-def test_a_task_with_too_few_queries_is_refused():
-    class OneQuery(Generation):
-        def example(self, rng, length):
-            return Example("44@47=84", ",47@84=35")
-
+def test_a_task_with_too_few_queries_is_refused(monkeypatch):
+    monkeypatch.setattr(generation, "example", lambda rng, length: Example("44@47=84", ",47@84=35"))
     assert purpose_of("44@47=84") == "tune"
     with pytest.raises(ValueError, match="generation has no test query of length 1: allow more"):
-        draw(OneQuery(), 1, "test", random_source("test", 0))
+        draw(generation, 1, "test", random_source("test", 0))
 
-
-@each_task
-@pytest.mark.parametrize("purpose", ["tune", "validation", "test"])
-def test_seeds_draw_other_examples(purpose, task):
-    first, again, other = (draw_examples(task, task.id_lengths, purpose, seed, 20)
-                           for seed in (0, 0, 1))
-    assert first == again != other
-
-
-# ------------------------------------------------------------------------ the pre-training text
 
 @each_task
 def test_headers_are_no_targets(task):
