@@ -117,7 +117,7 @@ class Decoder(GPT):
         back = position_ids[:, None] - position_ids  # (N, N): how many places back the other one is
         mask = (back >= 0) & (back < self.window) if self.window else None
         for layer, block in enumerate(self.blocks):
-            x = x + block.attention(block.attention_norm(x), rotary, mask, None)
+            x = x + block.attention(block.attention_norm(x), rotary, mask, None, None)
             if self.reads:
                 x = x + block.reader(x, z[:, layer])
             x = x + block.mlp_out(F.gelu(block.mlp_in(block.mlp_norm(x))))
