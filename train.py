@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import product
 import json
-from math import isfinite, nan
+from math import inf, isfinite, nan
 import os
 from pathlib import Path
 from statistics import fmean
@@ -51,12 +51,12 @@ class TuneConfig:
     """The budget of one tuning, the same for every method, and that of its test."""
     steps: int = 300
     batch_size: int = 16  # examples per step, all of one in-distribution length
-    starts: tuple[float, ...] = (0.5, 1.0, 2.0)  # as many tunings begin, at these learning rates,
-    choose_at: float = 1 / 3  # and after this share of the steps the best of them goes on alone
+    starts: tuple[float, ...] = (0.5, 1.0, 2.0)  # as many tunings begin, at these learning rates;
+    drop_at: tuple[float, ...] = (1 / 6, 1 / 2)  # at each of these shares of the steps one goes
     weight_decay: float = 0.05
     warmup: int = 10  # steps
     decay: float = 1.0  # the last part of the steps, over which the rates fall to zero
-    validation_examples: int = 256  # of in-distribution lengths; they decide which start is best
+    validation_examples: int = 256  # of in-distribution lengths; they decide which start goes
     test_examples: int = 128  # spread evenly over the test lengths
 
 
@@ -190,14 +190,14 @@ class Start:
 
 
 @torch.no_grad()
-def best(starts: list[Start], validation: Batch) -> Start:
-    """That of the least validation loss. Raises UserError if none is finite."""
+def ranked(starts: list[Start], validation: Batch) -> list[Start]:
+    """By validation loss, the best first. Raises UserError if none has a finite one."""
     for start in starts:
         start.validation_loss = response_loss(start.model, start.latents, validation).item()
-    finite = [start for start in starts if isfinite(start.validation_loss)]
-    if not finite:
+    losses = {start: start.validation_loss for start in starts if isfinite(start.validation_loss)}
+    if not losses:
         raise UserError(f"{starts[0].latents.placement}: no start has a finite loss")
-    return min(finite, key=lambda start: start.validation_loss)
+    return sorted(starts, key=lambda start: losses.get(start, inf))
 
 
 @torch.no_grad()
@@ -214,23 +214,23 @@ def warn_of_first_tokens(start: Start, validation: Batch) -> None:
 
 def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneConfig,
          begin: type[Start] = Start) -> tuple[Start, dict]:
-    """Train latents on in-distribution lengths: several starts, of which one goes on. Returns that
-    one, and for its row how all of them went."""
+    """Train latents on in-distribution lengths: several starts, of which the worst is dropped again
+    and again. Returns the last one, and for its row how all of them went."""
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(placement, examples, base.device)
     starts = going = [begin(base, placement, seed, lr, config) for lr in config.starts]
     rng = random_source(f"{task.name}/tune", seed)
     bar = tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None)
     for step in bar:
-        if step == round(config.choose_at * config.steps):
-            going = [best(starts, validation)]
+        if len(going) > 1 and step in [round(share * config.steps) for share in config.drop_at]:
+            going = ranked(going, validation)[:-1]
         length = rng.choice(task.id_lengths)
         examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
         batch = to_batch(placement, examples, base.device)
         for start in going:
             start.step(batch, step, config)
         bar.set_postfix(loss=going[0].losses[-1], refresh=False)
-    chosen = best(going, validation)
+    chosen = ranked(going, validation)[0]
     warn_of_first_tokens(chosen, validation)
     return chosen, {"start": starts.index(chosen), "starts": [
         {"lr": lr, "losses": curve(start.losses),

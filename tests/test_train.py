@@ -131,7 +131,7 @@ def test_each_phase_and_seed_sees_queries_of_its_own(tmp_path, monkeypatch):
     for purpose, texts in first.items():
         assert {purpose_of(text[:8]) for text in texts} == {purpose}
         assert {text.count(",") for text in texts} == ({5} if purpose == "test" else {1, 2})
-        assert len(texts) == {"tune": (3 * 3 + 5) * 4, "validation": 4 * 8, "test": 9}[purpose]
+        assert len(texts) == {"tune": (3 + 2 * 3 + 4) * 4, "validation": 6 * 8, "test": 9}[purpose]
         assert len({text[:8] for text in texts} & {text[:8] for text in second[purpose]}) < 3
     assert [of_result["base", seed] for seed in (0, 1)] == [
         {"test": each["test"]} for each in (first, second)]
@@ -199,11 +199,11 @@ def begun():
     return Watched
 
 
-@pytest.mark.parametrize("choose_at, chosen_after, losses, leads", [
-    (1 / 3, 8, (3, 1, 2), 1), (0.5, 12, (1, 2, 3), 0), (1 / 3, 8, (nan, 5, 4), 2),
-    (1.0, 25, (float("inf"), 6, nan), 1)])
-def test_the_start_that_leads_goes_on_alone(choose_at, chosen_after, losses, leads, base, begun,
-                                            monkeypatch):
+@pytest.mark.parametrize("losses, steps, leads", [
+    ((3, 1, 2), (4, 25, 12), 1), ((1, 2, 3), (25, 12, 4), 0), ((nan, 5, 4), (4, 12, 25), 2),
+    ((float("inf"), 6, nan), (12, 25, 4), 1)])
+def test_the_worst_start_goes_and_then_the_next(losses, steps, leads, base, begun, monkeypatch):
+    """After 4 and 12 of 25 steps. Of two without a finite loss the later one goes."""
     loss = train.response_loss
 
     def response_loss(model, latents, batch):
@@ -213,20 +213,20 @@ def test_the_start_that_leads_goes_on_alone(choose_at, chosen_after, losses, lea
         return torch.tensor(losses[begun.all.index(start)] - 0.01 * len(start.losses))
 
     monkeypatch.setattr(train, "response_loss", response_loss)
-    config = small(steps=25, choose_at=choose_at, starts=(0.1, 0.2, 0.3))
+    config = small(steps=25, drop_at=(0.16, 0.48), starts=(0.1, 0.2, 0.3))
     start, notes = train.tune(base, GENERATION, Placement.parse("Start_2"), 0, config, begun)
     assert start is begun.all[leads] and notes["start"] == leads
     for number, (each, note) in enumerate(zip(begun.all, notes["starts"], strict=True)):
-        steps, last = 25 if number == leads else chosen_after, losses[number]
-        assert len(each.losses) == steps
+        assert len(each.losses) == steps[number]
         assert note == {
             "lr": config.starts[number], "losses": [round(loss, 4) for loss in each.losses[::10]],
-            "validation_loss": pytest.approx(last - 0.01 * steps) if isfinite(last) else None}
+            "validation_loss": pytest.approx(losses[number] - 0.01 * steps[number])
+            if isfinite(losses[number]) else None}
 
 
 def test_starts_differ_in_nothing_but_their_learning_rates(base, begun):
     arguments, rates = (base, GENERATION, Placement.parse("Comma_1"), 1), (0.5, 1e30, 2.0)
-    chosen, _ = train.tune(*arguments, small(starts=rates, choose_at=1.0), begun)
+    chosen, _ = train.tune(*arguments, small(starts=rates, drop_at=()), begun)
     one, diverged, other = begun.all
     for start, rate in ((one, 0.5), (other, 2.0)):
         alone, _ = train.tune(*arguments, small(starts=(rate,)))
