@@ -41,9 +41,10 @@ class Pretrained:
     @torch.no_grad()
     def try_slots(self):
         first = self.config.pad_token_id or 0  # which Roberta's own position ids begin after
-        words = torch.randperm(self.config.vocab_size, generator=torch.Generator().manual_seed(0))
-        words = words[words != first][:16].view(2, 8).to(self.device)
-        positions = torch.arange(8, device=self.device).expand(2, 8)
+        random = torch.Generator().manual_seed(0)
+        words = torch.randint(self.config.vocab_size, (99,), generator=random).to(self.device)
+        words = words[words != first][:16].view(2, 8)
+        positions = torch.arange(8, device=self.device).expand(2, -1)
         ids = self.model(words, attention_mask=torch.ones_like(words), use_cache=False).logits
         multiplier = getattr(self.config, "embedding_multiplier", 1)  # Falcon-H1's: of ids alone
         for self.scale, self.offset in (1, 0), (multiplier, 0), (1, 1 + first):
@@ -51,9 +52,8 @@ class Pretrained:
                 break
         if not same:
             raise UserError("words are more than embeddings (inputs per layer? a multiplier?)")
-        slots = self.embed(words) * 1.1  # no words, as latents are none
         positions = torch.tensor([POSITIONS] * 2, device=self.device)
-        logits = self(slots, positions)
+        logits = self(slots := self.embed(words) * 1.1, positions)  # no words, as latents are none
         if torch.equal(self(slots, 2 * positions), logits):
             warnings.warn(f"{self.name} ignores position ids: a latent has a position of its own")
         self.try_cache(slots, positions, logits)
