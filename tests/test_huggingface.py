@@ -98,7 +98,7 @@ def ran(path) -> dict:
 
 def some_latents(base, notation: str) -> LatentTokens:
     latents = LatentTokens(Placement.parse(notation, SEPARATORS), 64)
-    latents.initialize(base.embed.weight, torch.Generator().manual_seed(3))
+    latents.initialize(base.embed(torch.arange(len(VOCABULARY))), torch.Generator().manual_seed(3))
     latents.vectors.data.mul_(3)
     return latents
 
@@ -146,7 +146,7 @@ def test_a_cache_or_positions_or_padding_that_change_a_row(ran, notation):
 
 def test_latents_in_the_type_of_a_bfloat16_model(path, ran):
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
-    base = ran["Base"](model.requires_grad_(False))
+    base = ran["Pretrained"](model)
     latents = some_latents(base, "Comma_2")
     batch = make_batch(latents.placement, QUERIES, RESPONSES)
     logits = response_logits(base, latents, batch)
