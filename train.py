@@ -219,10 +219,11 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(placement, examples, base.device)
     starts = going = [begin(base, placement, seed, lr, config) for lr in config.starts]
+    drops = [max(1, round(share * config.steps)) for share in config.drop_at]
     rng = random_source(f"{task.name}/tune", seed)
     bar = tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None)
     for step in bar:
-        if len(going) > 1 and step in [round(share * config.steps) for share in config.drop_at]:
+        if step in drops and len(going) > 1:
             going = ranked(going, validation)[:-1]
         length = rng.choice(task.id_lengths)
         examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
