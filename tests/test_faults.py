@@ -205,10 +205,10 @@ def test_a_base_that_another_command_made_meanwhile_is_taken(tmp_path, monkeypat
     assert weights_checksum(mine) not in checksums and len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("steps, bases, kept", [(0, 0, 0), (4, 1, 3), (8, 1, 4)])
+@pytest.mark.parametrize("steps, bases, kept", [(0, 0, 0), (4, 1, 3), (9, 1, 4)])
 def test_ctrl_c_costs_what_is_in_work_and_no_other_line(steps, bases, kept, tmp_path, monkeypatch,
                                                         capsys):
-    """Two optimizers in pre-training, three starts, then one: four steps each."""
+    """Two optimizers in pre-training, three starts, then two: four calls and five."""
     calls, set_learning_rate = count(), train.set_learning_rate
 
     def interrupted(*given):

@@ -224,7 +224,7 @@ def test_the_worst_start_goes_and_then_the_next(losses, steps, leads, base, begu
             if isfinite(losses[number]) else None}
 
 
-def test_starts_differ_in_nothing_but_their_learning_rates(base, begun):
+def test_starts_differ_in_nothing_but_their_learning_rates(base, begun, capsys):
     arguments, rates = (base, GENERATION, Placement.parse("Comma_1"), 1), (0.5, 1e30, 2.0)
     chosen, _ = train.tune(*arguments, small(starts=rates, drop_at=()), begun)
     one, diverged, other = begun.all
@@ -233,6 +233,7 @@ def test_starts_differ_in_nothing_but_their_learning_rates(base, begun):
         assert torch.equal(alone.latents.vectors, start.latents.vectors)
         assert alone.losses == start.losses
     assert not isfinite(diverged.validation_loss) and chosen is not diverged
+    assert "no latent stands before a response's first token" in capsys.readouterr().err  # Comma_1
 
 
 def test_the_chosen_start_is_tested_and_saved(tmp_path, monkeypatch):
