@@ -41,6 +41,9 @@ from model import UserError, pad, save_whole
 from tasks import NOT_SCORED, TOKEN_ID
 
 SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name -> the token ids that its latents stand before
+PLACES = {  # name -> do its latents stand behind ``before``, all verbal tokens of a row so far?
+    "Start": lambda before, query_length: not before,
+    "End": lambda before, query_length: len(before) == query_length}
 COUNTS = [str(n) for n in range(1, 1000)]  # m and k in a placement
 OWN = "-own"  # after a placement whose latents do not share positions
 LATEST = "-latest"  # after one (last of all) of whose latents only the newest copies are seen
@@ -61,15 +64,14 @@ class Model(Protocol):
 class Group:
     """m latents that always stand together, with vectors of their own (function specialization)."""
 
-    places: tuple[str, ...]  # "Start", "End", a separator, or "8": after every 8 verbal tokens
+    places: tuple[str, ...]  # of PLACES, of separators, or "8": after every 8 verbal tokens
     m: int
     separators: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)  # token ids
 
-    def stands_before(self, t: int, token_id: int | None, query_length: int) -> bool:
-        """Does the group stand before verbal token t = 0, 1, ... of a row? (None: not known yet)"""
-        return ("Start" in self.places and t == 0
-                or "End" in self.places and t == query_length
-                or any(t > 0 and t % int(k) == 0 for k in self.places if k.isdigit())
+    def stands_before(self, before: list[int], token_id: int | None, query_length: int) -> bool:
+        """Does it stand after the verbal tokens ``before`` and before this one (None: unknown)?"""
+        return (any(PLACES[place](before, query_length) for place in self.places if place in PLACES)
+                or any(before and len(before) % int(k) == 0 for k in self.places if k.isdigit())
                 or any(token_id in ids for ids in self.separators.values()))
 
 
@@ -86,12 +88,12 @@ class Placement:
     def parse(cls, notation: str,
               separators: Mapping[str, Collection[int]] = SEPARATORS) -> "Placement":
         """Read a notation such as Start_1+Comma_1; separators: the token ids of each by name."""
-        order = ["Start", "End", *sorted(COUNTS), *sorted(separators)]
+        order = [*PLACES, *sorted(COUNTS), *sorted(separators)]
         terms, groups = notation.removesuffix(LATEST), []
         for term in terms.removesuffix(OWN).split("+"):
             names, _, m = term.rpartition("_")
             if m not in COUNTS or not set(names.split(",")) <= set(order):
-                known = "_m, ".join(["Start", "End", *separators])
+                known = "_m, ".join([*PLACES, *separators])
                 raise UserError(f"unknown placement {notation!r}: expected {known}_m or k_m (after "
                                 "every k tokens), m and k from 1 to 999, or a sum, as in "
                                 "Start,Comma_1+8_2; then perhaps -own, -latest")
@@ -110,11 +112,11 @@ class Placement:
     def total(self) -> int:  # M
         return sum(group.m for group in self.groups)
 
-    def latents_before(self, t: int, token_id: int | None, query_length: int) -> list[int]:
-        """The latents that stand before verbal token t of a row, in the order of groups."""
+    def latents_before(self, *where: Any) -> list[int]:
+        """Those of all groups that stand before a token; where: as in ``stands_before``."""
         latents, first = [], 0
         for group in self.groups:
-            if group.stands_before(t, token_id, query_length):
+            if group.stands_before(*where):
                 latents += range(first, first + group.m)
             first += group.m
         return latents
@@ -140,15 +142,15 @@ class AugmentedRow:
         for token_id in query:
             self.append(token_id)
         # Known by now: those of End, and of 8_2 after 8, 16, ... tokens. A comma's have to wait.
-        self.already_there = placement.latents_before(len(query), None, len(query))
+        self.already_there = placement.latents_before(self.token_ids, None, len(query))
         self.insert(self.already_there)
 
     def append(self, token_id: int) -> None:
         """Append a verbal token, after the latents that stand before it."""
-        t, token_id = len(self.token_ids), index(token_id)  # numpy's and torch's integers, too
-        latents = self.placement.latents_before(t, token_id, self.query_length)
+        token_id = index(token_id)  # numpy's and torch's integers, too
+        latents = self.placement.latents_before(self.token_ids, token_id, self.query_length)
         missing = [latent for latent in latents if latent not in self.already_there]
-        self.insert([*missing, self.placement.total + t])
+        self.insert([*missing, self.placement.total + len(self.token_ids)])
         self.token_ids.append(token_id)
         self.already_there = []
 
@@ -206,13 +208,12 @@ def make_batch(placement: Placement, queries: Sequence[Sequence[int]],
         for token_id in response:
             read.append(len(row.sources) - 1)
             row.append(token_id)
-    targets = [row.token_ids[row.query_length:] for row in rows]
     return Batch(token_ids=pad([row.token_ids for row in rows], device=device),
                  sources=pad([row.sources for row in rows], device=device),
                  position_ids=pad([row.position_ids for row in rows], device=device),
                  attention_mask=visible(rows, device),
                  read_slots=pad(read_slots, device=device),
-                 targets=pad(targets, NOT_SCORED, device))
+                 targets=pad([[*map(index, each)] for each in responses], NOT_SCORED, device))
 
 
 class LatentTokens(nn.Module):
