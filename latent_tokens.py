@@ -37,10 +37,9 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from model import UserError, pad, save_whole
-from tasks import NOT_SCORED, TOKEN_ID
+from model import NOT_SCORED, UserError, pad, save_whole
 
-SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name -> the token ids that its latents stand before
+SEPARATORS: dict[str, Collection[int]] = {}  # name -> before which tokens: tasks.py adds Comma
 PLACES = {  # name -> do its latents stand behind ``before``, all verbal tokens of a row so far?
     "Start": lambda before, query_length: not before,
     "End": lambda before, query_length: len(before) == query_length}

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+NOT_SCORED = -100  # a target that F.cross_entropy ignores
 LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
 
 
@@ -210,8 +211,7 @@ class GPT(nn.Module):
                 places: Tensor | None = None) -> Tensor:
         """Next-token logits (B, T, V) of every slot.
 
-        embeddings: (B, T, D), one for each slot.
-        position_ids: (B, T), integer. Slots may share an id, and ids need not rise.
+        embeddings: (B, T, D); position_ids: (B, T), some of which may be the same, in any order.
         attention_mask: (B, T, T), bool: which slots of this call each slot sees. None: all up to
             itself. Later calls with a cache take none: all that is stored is seen, too.
         cache, places: where in the cache the slots are stored, (B, T).

@@ -1,10 +1,9 @@
 """The three synthetic tasks, their scoring, and the text that a base model is pre-trained on.
 
-Everything is text over one small alphabet, a character a token. A task is a *family of rules* that
-documents of its pre-training text follow, and one *target rule* that latents are tuned to elicit. A
-document may state a rule in words, by a header such as ``G+-9:``, at its start and between items. A
-rule holds until another is stated, and the family's plain rule before the first. Queries for tuning
-and tests state nothing: to make the frozen base follow the target rule is the latents' work.
+All is text over one small alphabet, a character a token. A task is a *family of rules* that its
+pre-training documents follow, and one *target rule* that latents are tuned to elicit. A header such
+as ``G+-9:`` states a rule, at the start or between items. It holds until another is stated, and the
+plain rule before the first. Queries state nothing: to elicit the target rule is the latents' work.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,12 +17,13 @@ import zlib
 import torch
 from torch import Tensor
 
-from model import UserError
+from latent_tokens import SEPARATORS
+from model import NOT_SCORED, UserError
 
 ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a variable
 END = ";"  # closes a document
 TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
-NOT_SCORED = -100  # what F.cross_entropy ignores
+SEPARATORS["Comma"] = (TOKEN_ID[","],)  # Comma_4: latents before this token (latent_tokens.py)
 
 
 def encode(text: str) -> list[int]:

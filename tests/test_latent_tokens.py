@@ -254,6 +254,12 @@ def test_unknown_placements_are_refused(notation):
         Placement.parse(notation)
 
 
+def test_a_separator_that_nobody_named_is_refused():
+    """The method knows no comma: tasks.py names it, or whoever has tokens of their own."""
+    with pytest.raises(UserError, match="'Comma_2': expected Start_m, End_m or k_m"):
+        Placement.parse("Comma_2", separators={})
+
+
 def test_a_sum_has_one_order_and_names_a_place_once():
     for notation, name in {
             "Comma_1+10_2+8_2+Start_2-own": "Start_2+10_2+8_2+Comma_1-own", "4_1+3_2": "3_2+4_1",
