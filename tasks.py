@@ -138,10 +138,9 @@ class Generation(Task):
 
     The target rule is the paper's: first digit (a1 + b1) mod 9, second |a2 - b2| mod 9. *No text
     states or follows it*, only 53 others: + - x for each digit, modulo 5 ... 10; plain is ++0.
-    An equation is correct if it follows from the one before *as written*: a wrong result does not
-    condemn what follows. But once an operand is not copied, nothing after it counts, nor does an
-    equation that is the one before again, so no constant text scores.
-    ``accuracy`` at length k is that of equation k alone; ``exact`` asks for all k to be right."""
+    An equation is correct if it follows from the one before *as written*: a slip does not condemn
+    what follows. But once an operand is not copied nothing after it counts, nor does an equation
+    that is the one before again. ``accuracy`` at k is of equation k alone, ``exact`` of all k."""
 
     name, letter = "generation", "G"
     target_rule, plain_rule = "+-9", "++0"
@@ -371,9 +370,10 @@ def check(task: Task, show: bool = False) -> None:
     if show:
         print(f"{task.name}: documents, a query, its response", *documents, *example, sep="\n")
     encode("".join([task.letter, task.instruction, task.reminder, *documents, *example]))
-    if task.letter in "".join(example):
-        raise UserError(f"{task.name}: its letter, {task.letter}, opens headers and cannot stand "
-                        f"elsewhere, as in {''.join(example)}")
+    if task.letter in (text := "".join(example)):
+        raise UserError(f"{task.name}: its letter, {task.letter}, cannot stand elsewhere: {text}")
+    if "," in task.reminder:  # each comma has one, so there would be no end
+        raise UserError(f"{task.name}: its reminder, {task.reminder}, cannot have a comma")
     true, wrong = (task.score(example, text).values() for text in (example.response, ""))
     if {*true} != {Score(1.0, True)} or any(1.0 in score for score in wrong):
         raise UserError(f"{task.name}: score() must give 1 to the true response, and at no length "

@@ -301,7 +301,7 @@ def read_results(path: Path) -> list[dict]:
     lines = [line for line in text.splitlines() if line]
     for line in lines:
         with suppress(ValueError, LookupError, TypeError, AttributeError):  # half a line, or no row
-            row = json.loads(line, parse_constant=int)  # NaN is no number
+            json.dumps(row := json.loads(line), allow_nan=False)  # NaN, 1e999: ValueError
             if key(row) and split_means(row, "accuracy") and split_means(row, "exact"):
                 rows.append(row)
     if skipped := len(lines) - len(rows):
