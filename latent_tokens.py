@@ -24,8 +24,8 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
     s_1 ... s_t   token_ids       (B, N)   verbal tokens: query, then response, then padding
     {s, u}        sources         (B, T)   of each slot: j < M for latent j, M + t for token t
 
-Latents and tokens are counted from 0. Letters as in model.py, and R response tokens.
-``Comma_4-latest`` is ours: older copies are seen no more; the newest takes their place in a cache.
+j and t count from 0: above, M is 2, sources are 0 2 1 3 4 5 1 6 7. Letters as in model.py, and
+R response tokens. Ours is ``Comma_4-latest``: only the newest copies are seen, or kept in a cache.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -145,7 +145,7 @@ class AugmentedRow:
         self.insert(self.already_there)
 
     def append(self, token_id: int) -> None:
-        """Append a verbal token, after the latents that stand before it."""
+        """Append a verbal token and, before it, its latents: all that do not yet end the query."""
         token_id = index(token_id)  # numpy's and torch's integers, too
         latents = self.placement.latents_before(self.token_ids, token_id, self.query_length)
         missing = [latent for latent in latents if latent not in self.already_there]
@@ -165,9 +165,9 @@ class AugmentedRow:
         self.hidden_from += [NEVER] * len(slots)
 
     def take_new_slots(self) -> tuple[list[int], list[int], list[int]]:
-        """The slots not fed yet, which now count as fed: sources (verbal tokens are counted from
-        the first one not fed before), position ids, and places in the KV cache. A slot has a place
-        of its own or, with ``-latest``, that of its source; at place 0 it is not seen later."""
+        """Sources, position ids and places in the KV cache of the slots not fed yet, which now
+        count as fed. Source M is the first verbal token among *them*: no other is embedded again.
+        With ``-latest`` a copy takes the place of the one before; hidden ones have place 0."""
         M, new = self.placement.total, slice(self.fed_slots, None)
         sources = [j if j < M else j - self.fed_tokens for j in self.sources[new]]
         own = self.sources if self.placement.latest_only else range(len(self.sources))
@@ -283,7 +283,7 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
              overrule: Callable[[list[int], int], int] | None = None) -> list[list[int]]:
     """The token ids of each response, by greedy decoding with a KV cache. A response ends with
     ``stop_id`` (or one of several), which is part of it, or after ``max_new_tokens``.
-    ``overrule(token_ids, choice)`` may put another token in the place of the model's choice."""
+    ``overrule(token_ids, choice)`` may replace the model's choice, as by a reminder (train.py)."""
     if not latents.vectors.isfinite().all():
         raise UserError("the latents hold numbers that are not finite")
     try:
@@ -292,7 +292,7 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
         stop_ids = {*map(index, stop_id)}
     rows = [AugmentedRow(latents.placement, query) for query in queries]
     verbal = model.embed(pad([row.token_ids for row in rows], device=model.device))  # (B, N, D)
-    mask, cache = visible(rows, model.device), model.make_cache(len(rows))
+    mask, cache = visible(rows, model.device), model.make_cache(len(rows))  # mask: of the query
     responses = [[] for _ in rows]
     for _ in range(max_new_tokens):  # feed first the query, then one verbal token after another
         new = [row.take_new_slots() for row in rows]
@@ -302,7 +302,7 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
                              places)  # (B, 1, V)
         for row, response, choice in zip(rows, responses, logits[:, 0].argmax(dim=-1).tolist()):
             row.append(overrule(row.token_ids, choice) if overrule else choice)
-            if stop_ids.isdisjoint(response):
+            if stop_ids.isdisjoint(response):  # a row that has stopped is fed on, for the others
                 response.append(row.token_ids[-1])
         if not any(stop_ids.isdisjoint(response) for response in responses):
             break

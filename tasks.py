@@ -107,8 +107,8 @@ class Task:
 
     def restate(self, rng: random.Random, probability: float, rule: str,
                 new: str = "") -> tuple[str, str]:
-        """With this probability a new rule (any, if none is given) and its header, else none."""
-        if probability and rng.random() < probability:  # at 0 nothing is drawn
+        """The rule from here on and, where one is stated, its header. It may be the one before."""
+        if probability and rng.random() < probability:  # at 0 no random number is used up
             rule = new or rng.choice(self.rules)
             return rule, self.header(rule)
         return rule, ""
@@ -166,11 +166,11 @@ class Generation(Task):
     def score(self, example: Example, text: str) -> dict[int, Score]:
         items = iter((example.query + text).split(","))
         before, exact, scores = next(items), True, {}
-        linked = before == example.query
+        linked = before == example.query  # not where the text goes on without a comma
         for length in range(1, example.response.count(",") + 1):
-            item, expected = next(items, ""), self.after(before) or ","  # no item has a comma
-            linked = linked and item[:6] == expected[:6]  # 47@83=
-            correct = linked and item == expected != before
+            item, expected = next(items, ""), self.after(before) or ","  # which no item is
+            linked = linked and item[:6] == expected[:6]  # 47@83= is copied; once not, never again
+            correct = linked and item == expected != before  # 00@00=00 follows from itself
             exact, before = exact and correct, item
             scores[length] = Score(float(correct), exact)
         return scores
@@ -314,14 +314,14 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
                       block_size: int) -> tuple[Tensor, Tensor]:
     """Token ids and their targets, each (batch_size, block_size): documents, the last one cut off.
     Headers are no targets: the base learns to follow rules, not to make them up."""
-    token_ids, targets, headers = [], [], f"{re.escape(task.letter)}[^:]*:+"
+    token_ids, targets, headers = [], [], f"{re.escape(task.letter)}[^:]*:+"  # G+-9: R-0::
     for _ in range(batch_size):
         text = ""
         while len(text) <= block_size:
             text += task.document(rng, progress)
         token_ids.append(encode(text[:block_size]))
         blank = re.sub(headers, lambda header: " " * len(header[0]), text)[1:block_size + 1]
-        targets.append([TOKEN_ID.get(character, NOT_SCORED) for character in blank])
+        targets.append([TOKEN_ID.get(each, NOT_SCORED) for each in blank])  # a space has no id
     return torch.tensor(token_ids), torch.tensor(targets)
 
 
@@ -346,11 +346,11 @@ def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
 
 
 def checksum(task: Task) -> int:
-    """Of what a task is: its text, rule, lengths, and a sample of its examples and scores."""
+    """Changes with text, rule, lengths, examples or scores: results of two tasks do not mix."""
     lengths = [*task.id_lengths, *task.test_lengths]
     examples = [each for purpose in ("tune", "validation", "test")
                 for each in draw_examples(task, lengths, purpose, seed=0, count=20)]
-    scores = [task.score(each, text) for each in examples for text in (
+    scores = [task.score(each, text) for each in examples for text in (  # 4 kinds of answer
         each.response, each.response[:-1], each.response.replace("3", "4"), "00@00=00," * 24)]
     parts = text_checksum(task), (task.instruction, task.reminder), task.splits, examples, scores
     return zlib.crc32(repr(parts).encode())
