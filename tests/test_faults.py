@@ -6,7 +6,6 @@ from itertools import count
 import json
 import os
 import re
-import resource
 import sys
 
 import numpy
@@ -146,6 +145,7 @@ def test_lengths_of_numpy_lose_no_row(tmp_path, monkeypatch):
 @contextmanager
 def full_disk(size: int):
     """One that takes so many bytes of a file, and no more."""
+    resource = pytest.importorskip("resource")  # Windows has none
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
