@@ -370,7 +370,7 @@ def check(task: Task, show: bool = False) -> None:
     if show:
         print(f"{task.name}: documents, a query, its response", *documents, *example, sep="\n")
     encode("".join([task.letter, task.instruction, task.reminder, *documents, *example]))
-    if task.letter in (text := "".join(example)):
+    if task.letter in (text := "".join([*example, END])):
         raise UserError(f"{task.name}: its letter, {task.letter}, cannot stand elsewhere: {text}")
     if "," in task.reminder:  # each comma has one, so there would be no end
         raise UserError(f"{task.name}: its reminder, {task.reminder}, cannot have a comma")

@@ -266,6 +266,7 @@ def test_mistakes_get_one_line_and_write_nothing(mistake, message, tmp_path, cap
     ("score", lambda self, example, text: {1: Score(0.9, False)}, "score() must give"),
     ("score", lambda self, example, text: {}, "score() must give"),
     ("letter", "W", "'W' is not in the alphabet"), ("letter", "@", "cannot stand elsewhere"),
+    ("letter", ";", "cannot stand elsewhere"),
     ("instruction", "Add, 9!", "is not in the alphabet"),  # written once a base is trained
     ("reminder", "again!", "is not in the alphabet"),
     ("reminder", "R+,9:", "its reminder, R+,9:, cannot have a comma")])  # decoding reminds for ever
