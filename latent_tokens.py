@@ -69,9 +69,9 @@ class Group:
 
     def stands_before(self, before: list[int], token_id: int | None, query_length: int) -> bool:
         """Does it stand after the verbal tokens ``before`` and before this one (None: unknown)?"""
-        return (any(PLACES[place](before, query_length) for place in self.places if place in PLACES)
-                or any(before and len(before) % int(k) == 0 for k in self.places if k.isdigit())
-                or any(token_id in ids for ids in self.separators.values()))
+        return any(token_id in self.separators[place] if place in self.separators
+                   else PLACES[place](before, query_length) if place in PLACES
+                   else before and len(before) % int(place) == 0 for place in self.places)
 
 
 @dataclass(frozen=True)
