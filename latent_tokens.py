@@ -24,8 +24,8 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
     s_1 ... s_t   token_ids       (B, N)   verbal tokens: query, then response, then padding
     {s, u}        sources         (B, T)   of each slot: j < M for latent j, M + t for token t
 
-Latents and tokens are counted from 0. Letters as in model.py, and R response tokens.
-``Comma_4-latest`` is ours: older copies are seen no more; the newest takes their place in a cache.
+j and t count from 0: above, M is 2, sources are 0 2 1 3 4 5 1 6 7. Letters as in model.py, and
+R response tokens. Ours is ``Comma_4-latest``: only the newest copies are seen, or kept in a cache.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,10 +37,12 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from model import UserError, pad, save_whole
-from tasks import NOT_SCORED, TOKEN_ID
+from model import NOT_SCORED, UserError, pad, save_whole
 
-SEPARATORS = {"Comma": (TOKEN_ID[","],)}  # name -> the token ids that its latents stand before
+SEPARATORS: dict[str, Collection[int]] = {}  # name -> before which tokens: tasks.py adds Comma
+PLACES = {  # name -> do its latents stand behind ``before``, all verbal tokens of a row so far?
+    "Start": lambda before, query_length: not before,
+    "End": lambda before, query_length: len(before) == query_length}
 COUNTS = [str(n) for n in range(1, 1000)]  # m and k in a placement
 OWN = "-own"  # after a placement whose latents do not share positions
 LATEST = "-latest"  # after one (last of all) of whose latents only the newest copies are seen
@@ -61,16 +63,15 @@ class Model(Protocol):
 class Group:
     """m latents that always stand together, with vectors of their own (function specialization)."""
 
-    places: tuple[str, ...]  # "Start", "End", a separator, or "8": after every 8 verbal tokens
+    places: tuple[str, ...]  # of PLACES, of separators, or "8": after every 8 verbal tokens
     m: int
     separators: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)  # token ids
 
-    def stands_before(self, t: int, token_id: int | None, query_length: int) -> bool:
-        """Does the group stand before verbal token t = 0, 1, ... of a row? (None: not known yet)"""
-        return ("Start" in self.places and t == 0
-                or "End" in self.places and t == query_length
-                or any(t > 0 and t % int(k) == 0 for k in self.places if k.isdigit())
-                or any(token_id in ids for ids in self.separators.values()))
+    def stands_before(self, before: list[int], token_id: int | None, query_length: int) -> bool:
+        """Does it stand after the verbal tokens ``before`` and before this one (None: unknown)?"""
+        return any(token_id in self.separators[place] if place in self.separators
+                   else PLACES[place](before, query_length) if place in PLACES
+                   else before and len(before) % int(place) == 0 for place in self.places)
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ class Placement:
     def parse(cls, notation: str,
               separators: Mapping[str, Collection[int]] = SEPARATORS) -> "Placement":
         """Read a notation such as Start_1+Comma_1; separators: the token ids of each by name."""
-        order = ["Start", "End", *sorted(COUNTS), *sorted(separators)]
+        order = [*PLACES, *sorted(COUNTS), *sorted(separators)]
         terms, groups = notation.removesuffix(LATEST), []
         for term in terms.removesuffix(OWN).split("+"):
             names, _, m = term.rpartition("_")
             if m not in COUNTS or not set(names.split(",")) <= set(order):
-                known = "_m, ".join(["Start", "End", *separators])
+                known = "_m, ".join([*PLACES, *separators])
                 raise UserError(f"unknown placement {notation!r}: expected {known}_m or k_m (after "
                                 "every k tokens), m and k from 1 to 999, or a sum, as in "
                                 "Start,Comma_1+8_2; then perhaps -own, -latest")
@@ -110,11 +111,11 @@ class Placement:
     def total(self) -> int:  # M
         return sum(group.m for group in self.groups)
 
-    def latents_before(self, t: int, token_id: int | None, query_length: int) -> list[int]:
-        """The latents that stand before verbal token t of a row, in the order of groups."""
+    def latents_before(self, *where: Any) -> list[int]:
+        """Those of all groups that stand before a token; where: as in ``stands_before``."""
         latents, first = [], 0
         for group in self.groups:
-            if group.stands_before(t, token_id, query_length):
+            if group.stands_before(*where):
                 latents += range(first, first + group.m)
             first += group.m
         return latents
@@ -140,15 +141,15 @@ class AugmentedRow:
         for token_id in query:
             self.append(token_id)
         # Known by now: those of End, and of 8_2 after 8, 16, ... tokens. A comma's have to wait.
-        self.already_there = placement.latents_before(len(query), None, len(query))
+        self.already_there = placement.latents_before(self.token_ids, None, len(query))
         self.insert(self.already_there)
 
     def append(self, token_id: int) -> None:
-        """Append a verbal token, after the latents that stand before it."""
-        t, token_id = len(self.token_ids), index(token_id)  # numpy's and torch's integers, too
-        latents = self.placement.latents_before(t, token_id, self.query_length)
+        """Append a verbal token and, before it, its latents: all that do not yet end the query."""
+        token_id = index(token_id)  # numpy's and torch's integers, too
+        latents = self.placement.latents_before(self.token_ids, token_id, self.query_length)
         missing = [latent for latent in latents if latent not in self.already_there]
-        self.insert([*missing, self.placement.total + t])
+        self.insert([*missing, self.placement.total + len(self.token_ids)])
         self.token_ids.append(token_id)
         self.already_there = []
 
@@ -164,9 +165,9 @@ class AugmentedRow:
         self.hidden_from += [NEVER] * len(slots)
 
     def take_new_slots(self) -> tuple[list[int], list[int], list[int]]:
-        """The slots not fed yet, which now count as fed: sources (verbal tokens are counted from
-        the first one not fed before), position ids, and places in the KV cache. A slot has a place
-        of its own or, with ``-latest``, that of its source; at place 0 it is not seen later."""
+        """Sources, position ids and places in the KV cache of the slots not fed yet, which now
+        count as fed. Source M is the first verbal token among *them*: no other is embedded again.
+        With ``-latest`` a copy takes the place of the one before; hidden ones have place 0."""
         M, new = self.placement.total, slice(self.fed_slots, None)
         sources = [j if j < M else j - self.fed_tokens for j in self.sources[new]]
         own = self.sources if self.placement.latest_only else range(len(self.sources))
@@ -206,13 +207,12 @@ def make_batch(placement: Placement, queries: Sequence[Sequence[int]],
         for token_id in response:
             read.append(len(row.sources) - 1)
             row.append(token_id)
-    targets = [row.token_ids[row.query_length:] for row in rows]
     return Batch(token_ids=pad([row.token_ids for row in rows], device=device),
                  sources=pad([row.sources for row in rows], device=device),
                  position_ids=pad([row.position_ids for row in rows], device=device),
                  attention_mask=visible(rows, device),
                  read_slots=pad(read_slots, device=device),
-                 targets=pad(targets, NOT_SCORED, device))
+                 targets=pad([[*map(index, each)] for each in responses], NOT_SCORED, device))
 
 
 class LatentTokens(nn.Module):
@@ -283,7 +283,7 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
              overrule: Callable[[list[int], int], int] | None = None) -> list[list[int]]:
     """The token ids of each response, by greedy decoding with a KV cache. A response ends with
     ``stop_id`` (or one of several), which is part of it, or after ``max_new_tokens``.
-    ``overrule(token_ids, choice)`` may put another token in the place of the model's choice."""
+    ``overrule(token_ids, choice)`` may replace the model's choice, as by a reminder (train.py)."""
     if not latents.vectors.isfinite().all():
         raise UserError("the latents hold numbers that are not finite")
     try:
@@ -292,7 +292,7 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
         stop_ids = {*map(index, stop_id)}
     rows = [AugmentedRow(latents.placement, query) for query in queries]
     verbal = model.embed(pad([row.token_ids for row in rows], device=model.device))  # (B, N, D)
-    mask, cache = visible(rows, model.device), model.make_cache(len(rows))
+    mask, cache = visible(rows, model.device), model.make_cache(len(rows))  # mask: of the query
     responses = [[] for _ in rows]
     for _ in range(max_new_tokens):  # feed first the query, then one verbal token after another
         new = [row.take_new_slots() for row in rows]
@@ -302,7 +302,7 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
                              places)  # (B, 1, V)
         for row, response, choice in zip(rows, responses, logits[:, 0].argmax(dim=-1).tolist()):
             row.append(overrule(row.token_ids, choice) if overrule else choice)
-            if stop_ids.isdisjoint(response):
+            if stop_ids.isdisjoint(response):  # a row that has stopped is fed on, for the others
                 response.append(row.token_ids[-1])
         if not any(stop_ids.isdisjoint(response) for response in responses):
             break

@@ -7,8 +7,8 @@ tokens. Two properties make it usable with them:
       how a latent token takes the position of the verbal token after it (latent_tokens.py);
     * what a slot attends to is data, too: all slots up to itself, or what ``attention_mask`` says.
 
-One thing is out of the ordinary: an input embedding also sees the two verbal tokens before its own
-(``GPT.embed``; docs/testbed.md says why). Left out: dropout, biases, tied weights, mixed precision.
+Not as usual: an input embedding also sees the two verbal tokens before its own (``GPT.embed``), or
+look-ups are hardly learned. Left out: dropout, biases, tied weights, mixed precision.
 
 Letters used for shapes in every file:
 
@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees
+NOT_SCORED = -100  # a target that F.cross_entropy ignores
+LOOK_BACK = 2  # verbal tokens before its own that an input embedding also sees: docs/testbed.md
 
 
 class UserError(ValueError):
@@ -87,7 +88,7 @@ class KVCache:
         row, S = torch.arange(len(places), device=places.device)[:, None], self.is_seen.shape[1]
         self.keys[layer][row, :, places] = k.transpose(1, 2)  # (B, T, H, K)
         self.values[layer][row, :, places] = v.transpose(1, 2)
-        if self.is_first_call:  # its slots see one another, also those that are hidden later
+        if self.is_first_call:  # its mask may show what is at place 0 from now on
             return k, v
         return self.keys[layer, :, :, :S], self.values[layer, :, :, :S]
 
@@ -153,10 +154,10 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = nn.LayerNorm(config.n_embd, bias=False)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        for block in self.blocks:  # every block starts as the identity
+        for block in self.blocks:  # every block starts as the identity, predictions as uniform:
             nn.init.zeros_(block.attention_out.weight)
             nn.init.zeros_(block.mlp_out.weight)
-        nn.init.zeros_(self.head.weight)  # and the model starts by predicting uniformly
+        nn.init.zeros_(self.head.weight)  # in step 1 it alone learns, then these two, too, then all
 
     def save(self, path, replace: bool = True) -> None:
         save_whole({"config": asdict(self.config), "notes": self.notes,
@@ -210,8 +211,7 @@ class GPT(nn.Module):
                 places: Tensor | None = None) -> Tensor:
         """Next-token logits (B, T, V) of every slot.
 
-        embeddings: (B, T, D), one for each slot.
-        position_ids: (B, T), integer. Slots may share an id, and ids need not rise.
+        embeddings: (B, T, D); position_ids: (B, T), some of which may be the same, in any order.
         attention_mask: (B, T, T), bool: which slots of this call each slot sees. None: all up to
             itself. Later calls with a cache take none: all that is stored is seen, too.
         cache, places: where in the cache the slots are stored, (B, T).

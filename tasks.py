@@ -1,10 +1,9 @@
 """The three synthetic tasks, their scoring, and the text that a base model is pre-trained on.
 
-Everything is text over one small alphabet, a character a token. A task is a *family of rules* that
-documents of its pre-training text follow, and one *target rule* that latents are tuned to elicit. A
-document may state a rule in words, by a header such as ``G+-9:``, at its start and between items. A
-rule holds until another is stated, and the family's plain rule before the first. Queries for tuning
-and tests state nothing: to make the frozen base follow the target rule is the latents' work.
+All is text over one small alphabet, a character a token. A task is a *family of rules* that its
+pre-training documents follow, and one *target rule* that latents are tuned to elicit. A header such
+as ``G+-9:`` states a rule, at the start or between items. It holds until another is stated, and the
+plain rule before the first. Queries state nothing: to elicit the target rule is the latents' work.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,12 +17,13 @@ import zlib
 import torch
 from torch import Tensor
 
-from model import UserError
+from latent_tokens import SEPARATORS
+from model import NOT_SCORED, UserError
 
 ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a variable
 END = ";"  # closes a document
 TOKEN_ID = {character: index for index, character in enumerate(ALPHABET)}
-NOT_SCORED = -100  # what F.cross_entropy ignores
+SEPARATORS["Comma"] = (TOKEN_ID[","],)  # Comma_4: latents before this token (latent_tokens.py)
 
 
 def encode(text: str) -> list[int]:
@@ -107,8 +107,8 @@ class Task:
 
     def restate(self, rng: random.Random, probability: float, rule: str,
                 new: str = "") -> tuple[str, str]:
-        """With this probability a new rule (any, if none is given) and its header, else none."""
-        if probability and rng.random() < probability:  # at 0 nothing is drawn
+        """The rule from here on and, where one is stated, its header. It may be the one before."""
+        if probability and rng.random() < probability:  # at 0 no random number is used up
             rule = new or rng.choice(self.rules)
             return rule, self.header(rule)
         return rule, ""
@@ -138,10 +138,9 @@ class Generation(Task):
 
     The target rule is the paper's: first digit (a1 + b1) mod 9, second |a2 - b2| mod 9. *No text
     states or follows it*, only 53 others: + - x for each digit, modulo 5 ... 10; plain is ++0.
-    An equation is correct if it follows from the one before *as written*: a wrong result does not
-    condemn what follows. But once an operand is not copied, nothing after it counts, nor does an
-    equation that is the one before again, so no constant text scores.
-    ``accuracy`` at length k is that of equation k alone; ``exact`` asks for all k to be right."""
+    An equation is correct if it follows from the one before *as written*: a slip does not condemn
+    what follows. But once an operand is not copied nothing after it counts, nor does an equation
+    that is the one before again. ``accuracy`` at k is of equation k alone, ``exact`` of all k."""
 
     name, letter = "generation", "G"
     target_rule, plain_rule = "+-9", "++0"
@@ -167,11 +166,11 @@ class Generation(Task):
     def score(self, example: Example, text: str) -> dict[int, Score]:
         items = iter((example.query + text).split(","))
         before, exact, scores = next(items), True, {}
-        linked = before == example.query
+        linked = before == example.query  # not where the text goes on without a comma
         for length in range(1, example.response.count(",") + 1):
-            item, expected = next(items, ""), self.after(before) or ","  # no item has a comma
-            linked = linked and item[:6] == expected[:6]  # 47@83=
-            correct = linked and item == expected != before
+            item, expected = next(items, ""), self.after(before) or ","  # which no item is
+            linked = linked and item[:6] == expected[:6]  # 47@83= is copied; once not, never again
+            correct = linked and item == expected != before  # 00@00=00 follows from itself
             exact, before = exact and correct, item
             scores[length] = Score(float(correct), exact)
         return scores
@@ -315,14 +314,14 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
                       block_size: int) -> tuple[Tensor, Tensor]:
     """Token ids and their targets, each (batch_size, block_size): documents, the last one cut off.
     Headers are no targets: the base learns to follow rules, not to make them up."""
-    token_ids, targets, headers = [], [], f"{re.escape(task.letter)}[^:]*:+"
+    token_ids, targets, headers = [], [], f"{re.escape(task.letter)}[^:]*:+"  # G+-9: R-0::
     for _ in range(batch_size):
         text = ""
         while len(text) <= block_size:
             text += task.document(rng, progress)
         token_ids.append(encode(text[:block_size]))
         blank = re.sub(headers, lambda header: " " * len(header[0]), text)[1:block_size + 1]
-        targets.append([TOKEN_ID.get(character, NOT_SCORED) for character in blank])
+        targets.append([TOKEN_ID.get(each, NOT_SCORED) for each in blank])  # a space has no id
     return torch.tensor(token_ids), torch.tensor(targets)
 
 
@@ -347,11 +346,11 @@ def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
 
 
 def checksum(task: Task) -> int:
-    """Of what a task is: its text, rule, lengths, and a sample of its examples and scores."""
+    """Changes with text, rule, lengths, examples or scores: results of two tasks do not mix."""
     lengths = [*task.id_lengths, *task.test_lengths]
     examples = [each for purpose in ("tune", "validation", "test")
                 for each in draw_examples(task, lengths, purpose, seed=0, count=20)]
-    scores = [task.score(each, text) for each in examples for text in (
+    scores = [task.score(each, text) for each in examples for text in (  # 4 kinds of answer
         each.response, each.response[:-1], each.response.replace("3", "4"), "00@00=00," * 24)]
     parts = text_checksum(task), (task.instruction, task.reminder), task.splits, examples, scores
     return zlib.crc32(repr(parts).encode())
@@ -371,9 +370,10 @@ def check(task: Task, show: bool = False) -> None:
     if show:
         print(f"{task.name}: documents, a query, its response", *documents, *example, sep="\n")
     encode("".join([task.letter, task.instruction, task.reminder, *documents, *example]))
-    if task.letter in "".join(example):
-        raise UserError(f"{task.name}: its letter, {task.letter}, opens headers and cannot stand "
-                        f"elsewhere, as in {''.join(example)}")
+    if task.letter in (text := "".join([*example, END])):
+        raise UserError(f"{task.name}: its letter, {task.letter}, cannot stand elsewhere: {text}")
+    if "," in task.reminder:  # each comma has one, so there would be no end
+        raise UserError(f"{task.name}: its reminder, {task.reminder}, cannot have a comma")
     true, wrong = (task.score(example, text).values() for text in (example.response, ""))
     if {*true} != {Score(1.0, True)} or any(1.0 in score for score in wrong):
         raise UserError(f"{task.name}: score() must give 1 to the true response, and at no length "

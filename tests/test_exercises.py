@@ -1,12 +1,20 @@
 """The exercises: right answers pass, wrong ones are shown."""
 
+from pathlib import Path
+import re
 from textwrap import dedent
 
 import pytest
 import torch
 
 from extras import exercises
-from tests.conftest import refused
+import latent_tokens
+from latent_tokens import AugmentedRow, Placement, generate, make_batch, response_logits
+from tasks import encode
+from tests.conftest import refused, some_latents
+
+ROOT = Path(latent_tokens.__file__).parent
+DIFFS = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "exercises.md").read_text("utf-8"), re.S)
 
 SOLUTION = '''
 stands_before = lambda k, t: t > 0 and t % k == 0
@@ -68,3 +76,23 @@ def test_a_file_that_cannot_be_run(content, tmp_path, capsys):
     if content:
         (tmp_path / "my.py").write_text(content)
     assert "my.py cannot be run: " in refused(capsys, exercises, tmp_path / "my.py")
+
+
+@pytest.mark.parametrize("diff", DIFFS)
+def test_an_edit_of_the_page_fits_the_code(diff):
+    name, *lines = diff.splitlines()
+    old = "\n".join(line[1:] for line in lines if line[0] in " -")
+    assert f"{old}\n" in f"\n{(ROOT / name).read_text('utf-8')}"
+
+
+def test_places_that_look_back(model, monkeypatch):
+    """The edit of exercise 12: rows by hand, and decoding where training has them, too."""
+    monkeypatch.setattr(latent_tokens, "PLACES", {**latent_tokens.PLACES})
+    exec("".join(re.findall(r"^\+(PLACES.*\n)", DIFFS[-1], re.M)), vars(latent_tokens))
+    assert AugmentedRow(Placement.parse("After_1"), encode("1,2,")).sources == [1, 2, 0, 3, 4, 0]
+    queries = [encode("1,2,"), encode("44@47=83")]
+    for latents in map(some_latents, ("After_2+Comma_1", "Random_2", "After_1-latest")):
+        responses = generate(model, latents, queries, 40)
+        batch = make_batch(latents.placement, queries, responses)
+        assert (batch.sources < latents.placement.total).sum() > latents.placement.total
+        assert torch.equal(response_logits(model, latents, batch).argmax(-1), batch.targets)

@@ -6,7 +6,6 @@ from itertools import count
 import json
 import os
 import re
-import resource
 import sys
 
 import numpy
@@ -115,7 +114,7 @@ def test_half_a_line_is_skipped_with_a_word_and_ends_no_other(finished, capsys):
     assert content(finished).startswith(half + b'\n{"') and content(finished).endswith(b"}\n")
 
 
-@pytest.mark.parametrize("number", [b"NaN", b'"1"', b"null"])
+@pytest.mark.parametrize("number", [b"NaN", b"1e999", b'"1"', b"null"])
 def test_a_row_without_a_number_is_done_again(number, finished, capsys):
     *_, last = train.read_results(finished / train.RESULTS)
     spoilt = re.sub(rb'(.*"accuracy": \[)[^,]+', rb"\g<1>" + number, content(finished), flags=re.S)
@@ -146,6 +145,7 @@ def test_lengths_of_numpy_lose_no_row(tmp_path, monkeypatch):
 @contextmanager
 def full_disk(size: int):
     """One that takes so many bytes of a file, and no more."""
+    resource = pytest.importorskip("resource")  # Windows has none
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -266,8 +266,10 @@ def test_mistakes_get_one_line_and_write_nothing(mistake, message, tmp_path, cap
     ("score", lambda self, example, text: {1: Score(0.9, False)}, "score() must give"),
     ("score", lambda self, example, text: {}, "score() must give"),
     ("letter", "W", "'W' is not in the alphabet"), ("letter", "@", "cannot stand elsewhere"),
+    ("letter", ";", "cannot stand elsewhere"),
     ("instruction", "Add, 9!", "is not in the alphabet"),  # written once a base is trained
-    ("reminder", "again!", "is not in the alphabet")])
+    ("reminder", "again!", "is not in the alphabet"),
+    ("reminder", "R+,9:", "its reminder, R+,9:, cannot have a comma")])  # decoding reminds for ever
 def test_a_task_that_contradicts_itself_is_refused_before_the_work(name, value, message, tmp_path,
                                                                    monkeypatch, capsys):
     monkeypatch.setattr(type(GENERATION), name, value)

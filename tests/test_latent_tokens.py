@@ -177,6 +177,12 @@ def test_which_copies_are_hidden_by_hand():
         "100000", "110000", "111000", "011100", "011110", "011111"]  # 011100: the second <C>
 
 
+def test_what_is_hidden_in_its_own_call_is_stored_where_nobody_looks():
+    """A place for two slots keeps either, on a GPU; on a CPU the last, so no score shows it."""
+    row = AugmentedRow(Placement.parse("Comma_1-latest"), encode(",1,"))
+    assert row.take_new_slots()[2] == [0, 2, 3, 1, 4]  # <C> , 1 <C> ,
+
+
 def test_the_cache_of_latest_has_room_for_one_group(writer, monkeypatch):
     latents, cache = some_latents("Start_1+Comma_3-latest"), writer.make_cache(2)
     monkeypatch.setattr(writer, "make_cache", lambda batch_size: cache)
@@ -191,6 +197,7 @@ def test_no_rows_or_empty_ones_are_refused(model):
             (lambda: generate(model, latents, [[1], []], 3), "a query needs at least one token"),
             (lambda: generate(model, latents, [], 3), "a batch needs a query"),
             (lambda: make_batch(latents.placement, [], []), "a batch needs a query"),
+            (lambda: make_batch(latents.placement, [[1], [2]], [[3]]), "is shorter than"),
             (lambda: make_batch(latents.placement, [[1]], [[]]), "a response that is not empty")):
         with pytest.raises(ValueError, match=message):
             work()
@@ -252,6 +259,12 @@ def test_every_latent_has_a_gradient_and_no_weight_of_the_base(model):
 def test_unknown_placements_are_refused(notation):
     with pytest.raises(UserError, match="unknown placement .*Start_m, End_m, Comma_m"):
         Placement.parse(notation)
+
+
+def test_a_separator_that_nobody_named_is_refused():
+    """The method knows no comma: tasks.py names it, or whoever has tokens of their own."""
+    with pytest.raises(UserError, match="'Comma_2': expected Start_m, End_m or k_m"):
+        Placement.parse("Comma_2", separators={})
 
 
 def test_a_sum_has_one_order_and_names_a_place_once():

@@ -97,7 +97,7 @@ def cases(rng: random.Random) -> dict[str, Case]:
     return {
         "stands_before": Case(
             f"stands_before({k}, t)", lambda f: [f(k, t) for t in ts],
-            [every_k.stands_before(t, None, 99) for t in ts], {"t": ts}),
+            [every_k.stands_before([0] * t, None, 99) for t in ts], {"t": ts}),
         "position_ids": Case(
             f"position_ids({is_latent})", lambda f: f(is_latent[:]), row.position_ids, slots),
         "sources": Case(
