@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 import shlex
+import sys
 import time
 
 import torch
@@ -23,6 +24,17 @@ from train import (REFERENCES, RESULTS, TuneConfig, about, append_result, key, n
                    read_results, split_means)
 
 
+DEFAULT, READY = Path("runs/default"), Path("docs/ready")  # the second is in the repository
+
+
+def folder_of_run(name: str) -> Path:
+    """A type for argparse: docs/ready stands in for runs/default until train.py has made it."""
+    if Path(name) == DEFAULT and not DEFAULT.exists():
+        print(f"there is no {DEFAULT} yet: this reads {READY}", file=sys.stderr)
+        return READY
+    return Path(name)
+
+
 def plain_parser(command: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"extras.{command}", usage=argparse.SUPPRESS,
                                    description=description,
@@ -33,7 +45,7 @@ def make_parser(command: str, description: str, folder: str = "folder") -> argpa
     """What most commands have in common: which base of which run."""
     parser = plain_parser(command, description)
     add = parser.add_argument
-    add(folder, type=Path, nargs="?" if folder == "folder" else None, default=Path("runs/default"))
+    add(folder, type=folder_of_run, nargs="?" if folder == "folder" else None, default=str(DEFAULT))
     add("--task", default="generation", choices=TASKS)
     add("--base", type=number(0), default=0, metavar="N", help="the seed of its pre-training")
     add("--seed", type=number(0), default=0, metavar="N", help="of tuning and test")
@@ -109,6 +121,7 @@ class Run:
 
 def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:
     """What makes a base or result that is missing."""
+    folder = DEFAULT if folder == READY else folder  # nothing is added to what git knows
     return (f"python train.py --out {shlex.quote(folder.as_posix())} --task {task.name} "
             f"--bases {number} --seeds {seed + 1}")
 

@@ -18,7 +18,7 @@ from textwrap import indent
 
 from tqdm import tqdm
 
-from extras.runs import Run, plain_parser
+from extras.runs import Run, folder_of_run, plain_parser
 from extras.score import make, score, tune_once
 from extras.tables import markdown
 from latent_tokens import (SEPARATORS, AugmentedRow, Group, LatentTokens, Placement, UserError,
@@ -169,7 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("exercises", __doc__)
     parser.add_argument("file", nargs="?")
     parser.add_argument("--blank", action="store_true", help="print the empty functions")
-    parser.add_argument("--check", type=Path, nargs="+", metavar="DIR", help="folders of runs")
+    parser.add_argument("--check", type=folder_of_run, nargs="+", metavar="DIR",
+                        help="folders of runs")
     command(compare, parser, arguments)
 
 

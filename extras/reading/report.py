@@ -14,15 +14,16 @@ import sys
 
 from extras import pictures
 from extras.experiments import experiments, read
-from extras.runs import plain_parser
+from extras.runs import DEFAULT, folder_of_run, plain_parser
 from extras.tables import claims_table, sections
 from train import command
 
 
 def report(args: argparse.Namespace) -> None:
-    found = experiments(read(args.results))
+    paths = args.results or [folder_of_run(str(DEFAULT))]
+    found = experiments(read(paths))
     if args.svg:
-        pictures.write(found, args.svg, args.results)
+        pictures.write(found, args.svg, paths)
         return
     sys.stdout.reconfigure(errors="replace")  # "±", on a terminal that has no such sign
     print("\n".join(filter(None, [sections(found), claims_table(found)])), end="")
@@ -30,7 +31,7 @@ def report(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("report", __doc__)
-    parser.add_argument("results", type=Path, nargs="*", default=[Path("runs/default")])
+    parser.add_argument("results", type=folder_of_run, nargs="*")
     parser.add_argument("--svg", type=Path, metavar="DIR", help="write pictures there, no tables")
     command(report, parser, arguments)
 

@@ -23,8 +23,8 @@ from statistics import fmean
 
 import torch
 
-from extras.runs import CHANGES, Control, Run, make_parser, other_rules
-from latent_tokens import LatentTokens, Placement
+from extras.runs import CHANGES, READY, Control, Run, make_parser, other_rules
+from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT, weights_checksum
 from tasks import Task, random_source
 from train import Start, TuneConfig, command, complete, key, test, to_batch, tune
@@ -99,6 +99,8 @@ def add_altered(run: Run, control: Control, seed: int) -> None:
 
 def add_controls(args: argparse.Namespace) -> None:
     run = Run.open(args)
+    if run.folder == READY:
+        raise UserError(f"{READY} is for reading: make a run of your own with python train.py")
     kinds = [name if name == "full" else (Control if ":" in name else Placement).parse(name)
              for name in args.rows or default_rows(run.task)]
     for kind in kinds:  # once all names are understood
