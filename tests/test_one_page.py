@@ -30,11 +30,13 @@ def test_the_same_answers(model):
         assert one_page.answer(model, LATENTS.vectors, query, 25) == decode(answer)
 
 
-def test_its_main_prints_ten_answers(finished, monkeypatch, capsys):
-    one_page.main(str(finished / "generation-base0.pt"), steps=1)
-    assert capsys.readouterr().out.count(" right\n") == 10
+def test_an_answer_before_the_loss_on_the_way_and_five_answers_after(finished, capsys):
+    one_page.main(finished / "generation-base0.pt", steps=26)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith(" of 24 right") for line in lines] == [True, *[False] * 2, *[True] * 5]
+    assert [line.partition(":")[0] for line in lines[1:3]] == ["step   0", "step  25"]
 
 
-def test_a_traceback_where_there_is_no_base(tmp_path):
-    with pytest.raises(SystemExit, match="no .*base0.pt: make it with python train.py$"):
+def test_one_line_where_there_is_no_base(tmp_path):
+    with pytest.raises(SystemExit, match=f"no .*base0.pt: make it with .* --out {tmp_path}$"):
         one_page.main(str(tmp_path / "base0.pt"))
