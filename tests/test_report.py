@@ -202,7 +202,7 @@ def test_a_new_task_that_needs_an_edit(monkeypatch):
 
 
 def test_docs_or_figures_of_the_readme_that_are_made_of_other_rows(tmp_path):
-    assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 3
+    assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 4
     confirmed, more = (experiments(read([ROOT / "docs" / "results" / f"{name}.jsonl"]))
                        for name in ("confirm", "more"))
     pictures.write(confirmed, tmp_path, [])

@@ -2,7 +2,7 @@
 
     python -m extras.results
 
-The text is written by hand. What stands between ``<!--claims-->`` (or confirm, second) and the next
+The text is written by hand. What stands between ``<!--claims-->`` (or confirm, ...) and the next
 ``<!--end-->`` is made here, and a test compares.
 """
 
@@ -21,10 +21,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 def fill(page: str) -> str:
     """The page with its tables made anew."""
     raw = PAGE.parent / "results"
-    confirm, second = (experiments(read([raw / f"{run}.jsonl"])) for run in ("confirm", "second"))
-    made = {"claims": claims_table(confirm), "confirm": sections(confirm),
-            "second": f"{sections(second)}\n{claims_table(second)}"}
-    return re.sub(r"<!--(claims|confirm|second)-->.*?<!--end-->",
+    first, second, third = (experiments(read([raw / f"{run}.jsonl"]))
+                            for run in ("confirm", "second", "third"))
+    made = {"claims": claims_table(first), "confirm": sections(first),
+            "second": claims_table(second), "third": claims_table(third)}
+    return re.sub(r"<!--(claims|confirm|second|third)-->.*?<!--end-->",
                   lambda block: f"<!--{block[1]}-->\n\n{made[block[1]]}\n<!--end-->", page,
                   flags=re.DOTALL)
 
