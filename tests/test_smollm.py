@@ -1,4 +1,4 @@
-"""extras/more/smollm.py: its tasks, and its rows on a tiny random Llama whose tokens are characters.
+"""extras/more/smollm.py: its tasks, and its rows on a tiny random Llama whose tokens are letters.
 Skipped without ``transformers``."""
 
 from types import SimpleNamespace
@@ -78,27 +78,29 @@ def test_openings():
     assert query.count("->") == query.count(END) + 1 == 4
 
 
-def test_that_forced_follows_what_decoding_writes(base):
-    """Of the model's own answer every item is right, teacher-forced; of another not."""
-    query, task = "71,", SimpleNamespace(score=lambda example, text: [1, 2, 3])
-    own = base.tokenizer.decode(generate(base, base.nothing, [base.encode(query)], 9)[0])
-    own = [own[:3], own[3:6], own[6:]]
-    base.commas = [ord(own[0][2]), ord(own[1][2])]  # where items end
-    try:
-        if set(map(ord, own[0][:2] + own[1][:2] + own[2])) & {*base.commas}:
-            pytest.skip("the random answer has other commas")
-        right = teacher_forced(base, task, base.nothing, Example(query, "".join(own)))
-        assert right == {1: True, 2: True, 3: True}
-        wrong = own[0] + "~" + own[1][1:]  + own[2]
-        assert teacher_forced(base, task, base.nothing, Example(query, wrong))[2] is False
-    finally:
-        base.commas = [ord(",")]
+@pytest.mark.parametrize("choices, right", [
+    ("68,65,62", [True] * 3), ("68,65,72", [True, True, False]), ("68;65,62", [False, True, True])])
+def test_items_that_are_judged_without_their_comma(base, monkeypatch, choices, right):
+    choices = torch.nn.functional.one_hot(torch.tensor([base.encode(choices)]), 128)
+    monkeypatch.setattr(smollm, "response_logits", lambda *given: choices)
+    task = TASKS["down3"]
+    forced = teacher_forced(base, task, base.nothing, task.example("71", 3))
+    assert forced == dict(zip([1, 2, 3], right))
+
+
+def test_that_forced_logits_are_those_of_decoding(base):
+    task = SimpleNamespace(score=lambda example, text: [1])
+    own, = generate(base, base.nothing, [base.encode("71,")], 9)
+    for answer, right in (own, True), ([*own[:8], own[8] ^ 1], False):
+        example = Example("71,", base.tokenizer.decode(answer))
+        assert list(teacher_forced(base, task, base.nothing, example).values()) == [right]
 
 
 def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_path, monkeypatch,
                                                                    capsys):
     monkeypatch.setattr(smollm, "load", lambda: base)
     for task in TASKS:
+        monkeypatch.setattr(TASKS[task], "test_examples", 20)
         for _ in range(2):
             smollm.main(["--task", task, "--methods", "base", "Comma_1-own-latest", "--steps", "2",
                          "--seeds", "100", "--out", str(tmp_path)])
@@ -106,7 +108,7 @@ def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_pat
     assert [(row["task"], row["method"]) for row in rows] == [
         (task, method) for task in TASKS for method in ("base", "Comma_1-own-latest")]
     for row in rows:
-        assert len(row["forced"]) == len(row["lengths"]) and len(row["answers"]) >= 40
+        assert len(row["forced"]) == len(row["lengths"]) and len(row["answers"]) >= 18
     assert [row["inserted"] for row in rows] == [0, 20, 0, 19, 0, 37]  # commas, also of a query
     capsys.readouterr()
     report.main([str(tmp_path)])
