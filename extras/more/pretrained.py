@@ -41,7 +41,7 @@ class Pretrained:
     def try_slots(self):
         first = getattr(self.config, "pad_token_id", 0) or 0  # Roberta's positions begin after it
         V, n = self.config.vocab_size, torch.arange(16, device=self.device).view(2, 8)
-        words, positions = (first + 1 + n * (V // 17)) % V, n % 8  # no padding among them
+        words, positions = (first + 1 + n * max(1, V // 17)) % V, n % 8  # no padding
         ids = self.model(words, attention_mask=torch.ones_like(words), use_cache=False).logits
         multiplier = getattr(self.config, "embedding_multiplier", 1)  # Falcon-H1's: of ids alone
         for self.scale, self.offset in (1, 0), (multiplier, 0), (1, 1 + first):
