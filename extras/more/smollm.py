@@ -4,8 +4,7 @@
     pip install transformers==5.24.0 gguf==0.19.0 accelerate
     python -m extras.smollm --task down3 --seeds 0 1 2 3 4
 
-Results are rows like those of train.py; what has a row is not done again. On a busy machine set
-OMP_NUM_THREADS=1.
+Rows are like those of train.py, and none is made twice. If it is busy set OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -44,7 +43,7 @@ class Down3(Task):
     """Count down by 3, modulo 100. Query ``71,``, response ``68,65,62`` (length 3)."""
     name, steps, rates = "down3", 200, RATES
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
-    test_lengths, test_examples = (20,), 50  # one long answer yields the scores of all its lengths
+    tune_lengths, test_lengths, test_examples = (5,), (20,), 50  # an answer has all its lengths
     subjects = [str(number) for number in range(100)]
     instruction = "Count down in steps of 3: "
 
@@ -65,7 +64,7 @@ class Repeat(Task):
     name, steps = "repeat", 400
     rates = RATES | {"Start_2+Comma_2": 0.1, "Start_2+Comma_2-latest": 0.1}
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
-    test_examples, subjects = 60, WORDS
+    tune_lengths, test_examples, subjects = range(1, 6), 60, WORDS
     instruction = "Repeat the word as often as the number says, then stop.\n"
 
     def example(self, subject: str, length: int) -> Example:
@@ -80,7 +79,8 @@ class Repeat(Task):
 class Ring(Repeat):
     """Copy a list, then write its first word again: nothing written so far shows that. Query
     ``fox, lamp, key ->``, response `` fox, lamp, key, fox`` and a new line (length 4)."""
-    name, id_lengths, ood_lengths = "ring", range(3, 7), range(7, 21)
+    name, ood_lengths = "ring", range(7, 21)
+    id_lengths = tune_lengths = range(3, 7)
     instruction = "Copy the list, then write its first word again, then stop.\n"
 
     def example(self, subject: str, length: int) -> Example:
@@ -137,9 +137,9 @@ def tune(base: Base, task: Task, row: dict, config: TuneConfig) -> tuple[LatentT
     latents.initialize(base.words, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(latents.parameters(), row["rate"], weight_decay=0.0)
     rng, losses = random_source(f"{task.name}/tune", seed), []
-    pool = {length: draw(task, "tune", [length], 40, seed) for length in task.id_lengths}
+    pool = {length: draw(task, "tune", [length], 40, seed) for length in task.tune_lengths}
     for step in tqdm(range(config.steps), f"tuning {row['method']}", leave=False, disable=None):
-        examples = rng.sample(pool[rng.choice(task.id_lengths)], config.batch_size)
+        examples = rng.sample(pool[rng.choice(task.tune_lengths)], config.batch_size)
         loss = response_loss(base, latents, base.batch(latents, examples))
         optimizer.zero_grad()
         loss.backward()
@@ -196,7 +196,7 @@ def about(base: Base, task: Task) -> dict:
     """What all rows of a task have in common."""
     sample = draw(task, "test", task.test_lengths, task.test_examples, 0), task.instruction
     return {"task": task.name, "base": 0, "base_checksum": weights_checksum(base.model),
-            "task_checksum": zlib.crc32(repr(sample).encode()),
+            "task_checksum": zlib.crc32(repr((sample, task.tune_lengths)).encode()),
             "pretraining": {"model": {"model": "SmolLM2-135M-Instruct, Q4_1"}},
             "splits": task.splits, "device": str(base.device), "torch": torch.__version__,
             "threads": torch.get_num_threads()}
