@@ -256,12 +256,12 @@ class LatentTokens(nn.Module):
 
 def read_logits(model: Model, latents: LatentTokens, sources: Tensor, verbal: Tensor, slots: Tensor,
                 *arguments: Any) -> Tensor:
-    """Feed the sources (B, T); returns logits (B, R, V) read off these slots (B, R). Raises
-    ValueError where the model adds or drops slots."""
+    """Feed the sources (B, T); returns logits (B, R, V) read off these slots (B, R)."""
+    if hasattr(model, "read"):  # one that applies its head to these slots alone
+        return model.read(latents.embed(sources, verbal), slots, *arguments)
     logits = model(latents.embed(sources, verbal), *arguments)  # (B, T, V)
-    if logits.shape[1] != sources.shape[1]:
-        raise ValueError(f"the model returned logits for {logits.shape[1]} slots, "
-                         f"and was given {sources.shape[1]}: does it add tokens of its own?")
+    if (T := sources.shape[1]) != logits.shape[1]:
+        raise ValueError(f"{logits.shape[1]} logits of {T} slots: does the model add its own?")
     return logits.take_along_dim(slots[..., None], dim=1)
 
 

@@ -144,6 +144,7 @@ def test_a_cache_or_positions_or_padding_that_change_a_row(ran, notation):
     assert answers == slow and any(COMMA in answer for answer in answers)  # groups were inserted
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # it has no reason for a word
 def test_latents_in_the_type_of_a_bfloat16_model(path, ran):
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     base = ran["Pretrained"](model)

@@ -2,6 +2,8 @@
 ``transformers``. Oracles: the model's own logits of ids, single rows, masks that are spelled out.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -168,3 +170,42 @@ def test_words_left_unsaid_and_a_mask_in_another_type():
     batch = make_batch(latents.placement, *rows(False))
     response_logits(base, latents, batch).sum().backward()
     assert latents.vectors.grad.dtype == torch.float32 and base.way == BATCH
+
+
+def test_a_head_that_is_applied_to_slots_that_nobody_reads():
+    base, shapes = Pretrained(tiny("llama")), []
+    base.model.lm_head.register_forward_hook(lambda *call: shapes.append(call[2].shape))
+    latents = some_latents(base, "Comma_2")
+    batch = make_batch(latents.placement, *rows(True))
+    response_logits(base, latents, batch)
+    assert shapes == [(2, len(batch.read_slots.unique()), V)]
+    assert shapes[0][1] < batch.sources.shape[1]
+
+
+def test_positions_that_turn_beyond_the_original_length():
+    rope = dict(rope_type="longrope", rope_theta=1e4, original_max_position_embeddings=20,
+                short_factor=[1.0] * 4, long_factor=[9.0] * 4)
+    base = Pretrained(tiny("phi3", rope_parameters=rope, original_max_position_embeddings=20))
+    latents = some_latents(base, "Comma_2")
+    for long in False, True:
+        queries, responses = rows(long)
+        batch = make_batch(latents.placement, queries, responses)
+        if long:
+            pytest.raises(UserError, response_logits, base, latents, batch).match("from 20 on")
+        else:
+            same(response_logits(base, latents, batch)[0],
+                 plain_logits(base, latents, "Comma_2", queries[0], responses[0]))
+
+
+def test_that_prompt_tuning_of_peft_is_a_start_with_positions_of_its_own():
+    peft = pytest.importorskip("peft")
+    base = Pretrained(tiny("llama"))
+    latents = some_latents(base, "Start_3-own")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.warns(FutureWarning) if NEW else nullcontext():  # PEFT's own
+        theirs = peft.get_peft_model(tiny("llama"), config)
+    theirs.prompt_encoder.default.embedding.weight.data.copy_(latents.vectors)
+    words = torch.tensor([rows(True)[0][0]])
+    batch = make_batch(latents.placement, words[:, :1].tolist(), words[:, 1:].tolist())
+    logits = theirs(words, attention_mask=torch.ones_like(words)).logits  # (1, 3 + N, V)
+    same(response_logits(base, latents, batch), logits[:, 3:-1])

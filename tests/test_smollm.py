@@ -1,0 +1,120 @@
+"""extras/more/smollm.py: its tasks, and its rows on a tiny random Llama whose tokens are letters.
+Skipped without ``transformers``."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from extras import report, smollm
+from extras.smollm import END, TASKS, Base, draw, teacher_forced, with_opening
+from latent_tokens import Placement, generate
+from tasks import Example, Score
+from train import RESULTS, read_results
+
+
+class Letters:
+    def __len__(self):
+        return 128
+
+    def __call__(self, text, add_special_tokens):
+        return SimpleNamespace(input_ids=[ord(letter) for letter in text])
+
+    def decode(self, token_ids, **options):
+        return "".join(map(chr, token_ids))
+
+
+@pytest.fixture(scope="module")
+def base():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(vocab_size=128, hidden_size=16, intermediate_size=16,
+                                      num_hidden_layers=1, num_attention_heads=2,
+                                      initializer_range=0.5)
+    return Base(transformers.LlamaForCausalLM(config), Letters())
+
+
+def test_the_examples_of_the_docstrings():
+    assert TASKS["down3"].example("71", 3) == ("71,", "68,65,62")
+    assert TASKS["down3"].example("4", 2) == ("4,", "1,98")
+    assert TASKS["repeat"].example("river", 3) == ("river x 3 ->", " river, river, river\n")
+    query, response = TASKS["ring"].example("fox", 4)
+    assert response == f" {query.removesuffix(' ->')}, fox\n" and query.count(",") == 2
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_scores_that_a_true_answer_does_not_get_or_an_empty_one_does(task):
+    for example in draw(task, "test", task.test_lengths, task.test_examples, 0):
+        assert {*task.score(example, example.response).values()} == {Score(1.0, True)}
+        assert {*task.score(example, "").values()} == {Score(0.0, False)}
+
+
+def test_one_wrong_item():
+    task = TASKS["down3"]
+    scores = task.score(task.example("71", 4), "68,65,61,59")
+    assert [*scores.values()] == [(1, True), (1, True), (0, False), (1, False)]
+    task = TASKS["repeat"]
+    example = task.example("fox", 3)
+    assert task.score(example, " fox, fix, fox\n") == {3: (1, False)}
+    assert task.score(example, " fox, fox, fox") == {3: (0, False)}  # no stop
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_words_that_are_tuned_on_and_tested(task):
+    words = {purpose: {example.query.split()[0].strip(",")
+                       for example in draw(task, purpose, task.id_lengths, 500, 0)}
+             for purpose in ("tune", "validation", "test")}
+    assert sum(map(len, words.values())) == len(set.union(*words.values())) == len(task.subjects)
+    assert draw(task, "test", [5], 9, 0) != draw(task, "test", [5], 9, 1)
+
+
+def test_openings():
+    task, asked = TASKS["repeat"], [Example("fox x 2 ->", " fox, fox\n")]
+    assert with_opening(task, "base", asked, 0) == asked
+    for method in "instruction", "examples":
+        (query, response), = with_opening(task, method, asked, 0)
+        assert query.endswith(END + asked[0].query) and response == asked[0].response
+    assert query.count("->") == query.count(END) + 1 == 4
+
+
+@pytest.mark.parametrize("choices, right", [
+    ("68,65,62", [True] * 3), ("68,65,72", [True, True, False]), ("68;65,62", [False, True, True])])
+def test_items_that_are_judged_without_their_comma(base, monkeypatch, choices, right):
+    choices = torch.nn.functional.one_hot(torch.tensor([base.encode(choices)]), 128)
+    monkeypatch.setattr(smollm, "response_logits", lambda *given: choices)
+    task = TASKS["down3"]
+    forced = teacher_forced(base, task, base.nothing, task.example("71", 3))
+    assert forced == dict(zip([1, 2, 3], right))
+
+
+def test_that_forced_logits_are_those_of_decoding(base):
+    task = SimpleNamespace(score=lambda example, text: [1])
+    own, = generate(base, base.nothing, [base.encode("71,")], 9)
+    for answer, right in (own, True), ([*own[:8], own[8] ^ 1], False):
+        example = Example("71,", base.tokenizer.decode(answer))
+        assert list(teacher_forced(base, task, base.nothing, example).values()) == [right]
+
+
+def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_path, monkeypatch,
+                                                                   capsys):
+    monkeypatch.setattr(smollm, "load", lambda: base)
+    for task in TASKS:
+        monkeypatch.setattr(TASKS[task], "test_examples", 20)
+        for _ in range(2):
+            smollm.main(["--task", task, "--methods", "base", "Comma_1-own-latest", "--steps", "2",
+                         "--seeds", "100", "--out", str(tmp_path)])
+    rows = read_results(tmp_path / RESULTS)
+    assert [(row["task"], row["method"]) for row in rows] == [
+        (task, method) for task in TASKS for method in ("base", "Comma_1-own-latest")]
+    for row in rows:
+        assert len(row["forced"]) == len(row["lengths"]) and len(row["answers"]) >= 18
+    assert [row["inserted"] for row in rows] == [0, 20, 0, 19, 0, 37]  # commas, also of a query
+    capsys.readouterr()
+    report.main([str(tmp_path)])
+    assert capsys.readouterr().out.count("| `Comma_1-own-latest` | 1 | 16 |") == len(TASKS)
+
+
+def test_that_the_methods_of_the_protocol_are_placements():
+    for task in TASKS.values():
+        assert all(str(Placement.parse(method)) == method for method in task.rates)
