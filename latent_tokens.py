@@ -145,7 +145,7 @@ class AugmentedRow:
         self.insert(self.already_there)
 
     def append(self, token_id: int) -> None:
-        """Append a verbal token and, before it, its latents: all that do not yet end the query."""
+        """Append a verbal token, after its latents: those that do not end the query already."""
         token_id = index(token_id)  # numpy's and torch's integers, too
         latents = self.placement.latents_before(self.token_ids, token_id, self.query_length)
         missing = [latent for latent in latents if latent not in self.already_there]
@@ -212,7 +212,7 @@ def make_batch(placement: Placement, queries: Sequence[Sequence[int]],
                  position_ids=pad([row.position_ids for row in rows], device=device),
                  attention_mask=visible(rows, device),
                  read_slots=pad(read_slots, device=device),
-                 targets=pad([[*map(index, each)] for each in responses], NOT_SCORED, device))
+                 targets=pad([r.token_ids[r.query_length:] for r in rows], NOT_SCORED, device))
 
 
 class LatentTokens(nn.Module):

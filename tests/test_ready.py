@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from extras import controls, exercises, report, show
+from extras import controls, report, show
 from latent_tokens import LatentTokens
 from model import GPT, weights_checksum
 from tasks import TASKS, checksum, text_checksum
