@@ -112,12 +112,18 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config) -> None:
-    """Up to its peak over ``warmup`` steps, down towards 0 over the last part, ``decay``."""
+def descend(loss: Tensor, optimizers: list[torch.optim.Optimizer], step: int, config) -> float:
+    """A step down the loss, which is returned. Learning rates go up to their peaks over ``warmup``
+    steps, and down towards 0 over the last part of them, ``decay``."""
     share = min(1.0, (step + 1) / max(1, config.warmup),
                 (config.steps - step) / max(1, config.decay * config.steps))
-    for group in optimizer.param_groups:
-        group["lr"] = optimizer.defaults["lr"] * share
+    loss.backward()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * share
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
 
 
 def pretrain(task: Task, config: PretrainConfig, seed: int, device: str) -> tuple[GPT, list]:
@@ -134,12 +140,7 @@ def pretrain(task: Task, config: PretrainConfig, seed: int, device: str) -> tupl
         position_ids = torch.arange(shape[1], device=device).expand(shape)
         logits = model(model.embed(token_ids.to(device)), position_ids)  # (B, N, V)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
-        loss.backward()
-        for optimizer in optimizers:
-            set_learning_rate(optimizer, step, config)
-            optimizer.step()
-        model.zero_grad()
-        losses.append(loss.item())
+        losses.append(descend(loss, optimizers, step, config))
         bar.set_postfix(loss=losses[-1], refresh=False)
     return model, losses
 
@@ -179,14 +180,6 @@ class Start:
         self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
         self.optimizer = Muon(self.latents.parameters(), lr, config.weight_decay)
         self.losses, self.validation_loss = [], nan
-
-    def step(self, batch: Batch, step: int, config: TuneConfig) -> None:
-        loss = response_loss(self.model, self.latents, batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        set_learning_rate(self.optimizer, step, config)
-        self.optimizer.step()
-        self.losses.append(loss.item())
 
 
 @torch.no_grad()
@@ -229,7 +222,8 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
         examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
         batch = to_batch(placement, examples, base.device)
         for start in going:
-            start.step(batch, step, config)
+            loss = response_loss(start.model, start.latents, batch)
+            start.losses.append(descend(loss, [start.optimizer], step, config))
         bar.set_postfix(loss=going[0].losses[-1], refresh=False)
     chosen = ranked(going, validation)[0]
     warn_of_first_tokens(chosen, validation)

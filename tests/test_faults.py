@@ -205,18 +205,18 @@ def test_a_base_that_another_command_made_meanwhile_is_taken(tmp_path, monkeypat
     assert weights_checksum(mine) not in checksums and len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("steps, bases, kept", [(0, 0, 0), (4, 1, 3), (9, 1, 4)])
+@pytest.mark.parametrize("steps, bases, kept", [(0, 0, 0), (2, 1, 3), (7, 1, 4)])
 def test_ctrl_c_costs_what_is_in_work_and_no_other_line(steps, bases, kept, tmp_path, monkeypatch,
                                                         capsys):
-    """Two optimizers in pre-training, three starts, then two: four calls and five."""
-    calls, set_learning_rate = count(), train.set_learning_rate
+    """Two steps of pre-training, then of three starts, then of two: two calls and five."""
+    calls, descend = count(), train.descend
 
     def interrupted(*given):
         if next(calls) == steps:
             raise KeyboardInterrupt
-        set_learning_rate(*given)
+        return descend(*given)
 
-    monkeypatch.setattr(train, "set_learning_rate", interrupted)
+    monkeypatch.setattr(train, "descend", interrupted)
     with pytest.raises(SystemExit) as stop:
         run(tmp_path, "End_2")
     assert stop.value.code == 130 and "finished is kept" in capsys.readouterr().err

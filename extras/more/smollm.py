@@ -25,8 +25,8 @@ from latent_tokens import (LatentTokens, Placement, generate, make_batch, respon
                            response_loss)
 from model import UserError, weights_checksum
 from tasks import Example, Score, Task, random_source
-from train import (RESULTS, TuneConfig, append_result, command, curve, key, number, print_line,
-                   read_results, set_learning_rate, split_means)
+from train import (RESULTS, TuneConfig, append_result, command, curve, descend, key, number,
+                   print_line, read_results, split_means)
 
 END = "\n"  # of an answer
 WORDS = """apple bell bread bridge cake church clock cloud dog door fish flag forest fox glass hill
@@ -141,11 +141,7 @@ def tune(base: Base, task: Task, row: dict, config: TuneConfig) -> tuple[LatentT
     for step in tqdm(range(config.steps), f"tuning {row['method']}", leave=False, disable=None):
         examples = rng.sample(pool[rng.choice(task.tune_lengths)], config.batch_size)
         loss = response_loss(base, latents, base.batch(latents, examples))
-        optimizer.zero_grad()
-        loss.backward()
-        set_learning_rate(optimizer, step, config)
-        optimizer.step()
-        losses.append(loss.item())
+        losses.append(descend(loss, [optimizer], step, config))
     validation = draw(task, "validation", task.id_lengths, config.validation_examples, seed)
     with torch.no_grad():
         loss = response_loss(base, latents, base.batch(latents, validation)).item()
