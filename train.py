@@ -75,18 +75,16 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            stacks = {}  # by shape
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                    momentum.lerp_(matrix.grad, 0.05)
-                    stack = stacks.setdefault(matrix.shape, {})
-                    stack[matrix] = matrix.grad.lerp(momentum, 0.95)
-            for (height, width), stack in stacks.items():
-                for matrix, update in zip(stack, orthogonalize(torch.stack([*stack.values()]))):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.sub_(update, alpha=group["lr"] * max(1.0, height / width) ** 0.5)
+        group, shapes = self.param_groups[0], {}
+        for matrix in group["params"]:
+            shapes.setdefault(matrix.shape, []).append(matrix)
+        for (height, width), matrices in shapes.items():
+            gradients = torch.stack([matrix.grad for matrix in matrices])
+            momentum = self.state[matrices[0]].setdefault("momentum", torch.zeros_like(gradients))
+            momentum.lerp_(gradients, 0.05)
+            for matrix, update in zip(matrices, orthogonalize(gradients.lerp(momentum, 0.95))):
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.sub_(update, alpha=group["lr"] * max(1.0, height / width) ** 0.5)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
