@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import product
 import json
-from math import inf, isfinite, nan
+from math import isfinite, nan
 import os
 from pathlib import Path
 from statistics import fmean
@@ -182,13 +182,11 @@ class Start:
 
 @torch.no_grad()
 def ranked(starts: list[Start], validation: Batch) -> list[Start]:
-    """By validation loss, the best first. Raises UserError if none has a finite one."""
+    """By validation loss, the best first, and last those whose loss is not finite."""
     for start in starts:
         start.validation_loss = response_loss(start.model, start.latents, validation).item()
-    losses = {start: start.validation_loss for start in starts if isfinite(start.validation_loss)}
-    if not losses:
-        raise UserError(f"{starts[0].latents.placement}: no start has a finite loss")
-    return sorted(starts, key=lambda start: losses.get(start, inf))
+    return sorted(starts, key=lambda start: (not isfinite(start.validation_loss),
+                                             start.validation_loss))
 
 
 @torch.no_grad()
@@ -231,35 +229,27 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
         for lr, start in zip(config.starts, starts)]}
 
 
-def in_words(task: Task, method: str, example: Example) -> Example:
-    """The example with the rule in words where a reference has it."""
-    opening = task.instruction * (method in ("instruction", "reminders"))
-    comma = "," + task.reminder * (method == "reminders")
-    return Example(opening + example.query.replace(",", comma),
-                   example.response.replace(",", comma))
-
-
 def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
             examples: list[Example]) -> list[str]:
-    """The generated text for each example, without the reminders in it."""
-    reminder = task.reminder * (method == "reminders")
+    """The generated text for each example. A reference has the rule in words, before the query and
+    perhaps as a reminder after each comma; the text is without these."""
+    opening = task.instruction * (method in ("instruction", "reminders"))
+    comma = "," + task.reminder * (method == "reminders")
 
     def overrule(token_ids: list[int], choice: int) -> int:  # a comma's reminder is written first
-        for token_id, word in zip(reversed(token_ids), reminder):
+        for token_id, word in zip(reversed(token_ids), comma[1:]):
             if token_id == TOKEN_ID[","]:
                 return TOKEN_ID[word]
         return choice
 
-    texts = []
-    for first in range(0, len(examples), 256):
-        asked = [in_words(task, method, each) for each in examples[first:first + 256]]
-        longest = max(len(each.response) for each in asked)
-        responses = generate(base, latents, [encode(each.query) for each in asked], longest,
-                             TOKEN_ID[END], overrule)
-        for each, token_ids in zip(asked, responses):
-            length = longest if END in each.response else len(each.response)
-            texts.append(decode(token_ids[:length]).replace("," + reminder, ","))
-    return texts
+    asked = [Example(opening + query.replace(",", comma), response.replace(",", comma))
+             for query, response in examples]
+    longest = max(len(each.response) for each in asked)
+    written = generate(base, latents, [encode(each.query) for each in asked], longest,
+                       TOKEN_ID[END], overrule)
+    lengths = [longest if END in each.response else len(each.response) for each in asked]
+    return [decode(token_ids[:length]).replace(comma, ",")
+            for token_ids, length in zip(written, lengths)]
 
 
 def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,

@@ -143,17 +143,17 @@ def test_what_reaches_decoding(task, method, model, monkeypatch):
     """The rule in words where it belongs, the stop, room for the longest answer, and reminders: to
     a writer that knows the answers and never reminds itself."""
     examples = draw_examples(task, (*task.id_lengths, *task.test_lengths), "test", 0, 300)
-    given, asked = LatentTokens(Placement(), 16), iter(examples)
+    given = LatentTokens(Placement(), 16)
     opening = task.instruction if method in ("instruction", "reminders") else ""
     reminder = task.reminder if method == "reminders" else ""
 
     def generate(base, latents, queries, room, stop_id, overrule):
-        chunk = [next(asked) for _ in queries]
-        assert (base, latents, stop_id) == (model, given, TOKEN_ID[END]) and len(queries) <= 256
-        assert room == max(len(each.response.replace(",", "," + reminder)) for each in chunk)
+        assert (base, latents, stop_id) == (model, given, TOKEN_ID[END])
+        assert room == max(len(each.response.replace(",", "," + reminder)) for each in examples)
         assert list(map(decode, queries)) == [
-            opening + each.query.replace(",", "," + reminder) for each in chunk]
-        return [write(query, each.response, room, overrule) for query, each in zip(queries, chunk)]
+            opening + each.query.replace(",", "," + reminder) for each in examples]
+        return [write(query, each.response, room, overrule)
+                for query, each in zip(queries, examples)]
 
     def write(query, response, room, overrule):
         own = (response.replace(",", "," + "9" * len(reminder)) + "9" * room)[:room]
