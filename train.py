@@ -9,9 +9,9 @@ line. What has a line there is not done again. On a busy machine set OMP_NUM_THR
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 import json
 from math import isfinite, nan
@@ -26,8 +26,7 @@ from torch import Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from latent_tokens import (Batch, LatentTokens, Placement, generate, make_batch, response_logits,
-                           response_loss)
+from latent_tokens import Batch, LatentTokens, Placement, generate, make_batch, response_loss
 from model import GPT, GPTConfig, UserError, weights_checksum
 from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, check, checksum, decode, draw,
                    draw_examples, encode, pretraining_batch, random_source, text_checksum)
@@ -70,9 +69,6 @@ class Muon(torch.optim.Optimizer):
     """Momentum, made equally large in all directions. ``torch.optim.Muon`` does it in bfloat16 (20
     times as slow with AVX2 only), matrix by matrix; here those of a shape are one product."""
 
-    def __init__(self, params, lr: float, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
     @torch.no_grad()
     def step(self) -> None:
         group, shapes = self.param_groups[0], {}
@@ -89,8 +85,7 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Singular values of (n, a, b) to about 1, by five steps of Newton and Schulz (Jordan et al.
-    2024). Each multiplies x by a polynomial of x @ x.T; here these small factors are multiplied
-    first, and x once."""
+    2024). Each is a polynomial of x @ x.T times x; these factors are multiplied first, x once."""
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -106,13 +101,12 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and head."""
     matrices = [each for each in model.blocks.parameters() if each.ndim == 2]
     others = [each for each in model.parameters() if each not in set(matrices)]
-    return [Muon(matrices, lr=config.muon_lr),
+    return [Muon(matrices, {"lr": config.muon_lr, "weight_decay": 0.0}),
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
 def descend(loss: Tensor, optimizers: list[torch.optim.Optimizer], step: int, config) -> float:
-    """A step down the loss, which is returned. Learning rates go up to their peaks over ``warmup``
-    steps, and down towards 0 over the last part of them, ``decay``."""
+    """A step down the loss, which is returned. Rates go up in ``warmup``, down in ``decay``."""
     share = min(1.0, (step + 1) / max(1, config.warmup),
                 (config.steps - step) / max(1, config.decay * config.steps))
     loss.backward()
@@ -126,7 +120,7 @@ def descend(loss: Tensor, optimizers: list[torch.optim.Optimizer], step: int, co
 
 def pretrain(task: Task, config: PretrainConfig, seed: int, device: str) -> tuple[GPT, list]:
     """A base, and its loss at each step."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2 ** 63)  # it takes no larger ones
     model, losses = GPT(config.model).to(device), []
     optimizers = make_optimizers(model, config)
     rng = random_source(f"{task.name}/pretrain", seed)
@@ -149,18 +143,16 @@ def curve(losses: list[float]) -> list[float | None]:
 
 
 def frozen_base(task: Task, config: PretrainConfig, seed: int, path: Path, device: str) -> GPT:
-    """The base in a file, which is trained and written first where there is none. Raises UserError
-    if it is unreadable or has other settings."""
+    """The base in a file, which is trained and written first where there is none."""
     settings = asdict(config) | {"text": text_checksum(task)}
     if not path.exists():
         model, losses = pretrain(task, config, seed, device)
         model.notes = {"pretraining": settings, "losses": curve(losses)}
         model.save(path, replace=False)  # if another command was faster, its base is that of both
     base = GPT.load(path)
-    for name, asked in settings.items():
-        if (given := base.notes.get("pretraining", {}).get(name)) != asked:
-            raise UserError(f"{path} was made with {name} = {given}, not {asked}: choose a new "
-                            "--out, or the same settings")
+    given = base.notes.get("pretraining", {})
+    if others := [name for name in settings if given.get(name) != settings[name]]:
+        raise UserError(f"{path} was made with other {', '.join(others)}: choose a new --out")
     return base.to(device)
 
 
@@ -176,8 +168,9 @@ class Start:
     def __init__(self, base: GPT, placement: Placement, seed: int, lr: float, config: TuneConfig):
         self.model, self.latents = base, LatentTokens(placement, base.config.n_embd).to(base.device)
         self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
-        self.optimizer = Muon(self.latents.parameters(), lr, config.weight_decay)
-        self.losses, self.validation_loss = [], nan
+        defaults = {"lr": lr, "weight_decay": config.weight_decay}
+        self.optimizer = Muon(self.latents.parameters(), defaults)
+        self.losses = []
 
 
 @torch.no_grad()
@@ -185,18 +178,17 @@ def ranked(starts: list[Start], validation: Batch) -> list[Start]:
     """By validation loss, the best first, and last those whose loss is not finite."""
     for start in starts:
         start.validation_loss = response_loss(start.model, start.latents, validation).item()
-    return sorted(starts, key=lambda start: (not isfinite(start.validation_loss),
-                                             start.validation_loss))
+    return sorted(starts, key=lambda one: (not isfinite(one.validation_loss), one.validation_loss))
 
 
 @torch.no_grad()
-def warn_of_first_tokens(start: Start, validation: Batch) -> None:
+def warn_of_first_tokens(start: Start, batch: Batch) -> None:
     """A comma's latents cannot announce the comma: if a response begins with one, and no other
     latent stands before it, the model has to write it by itself."""
-    placement, end_of_query = start.latents.placement, validation.read_slots[:, 0].min()
-    logits = response_logits(start.model, start.latents, validation)[:, 0]  # (B, V)
-    loss = F.cross_entropy(logits, validation.targets[:, 0]).item()
-    if loss > 1.0 and (validation.sources[:, :end_of_query + 1] >= placement.total).all():
+    first = replace(batch, read_slots=batch.read_slots[:, :1], targets=batch.targets[:, :1])
+    loss = response_loss(start.model, start.latents, first).item()
+    placement, query = start.latents.placement, batch.sources[:, :first.read_slots.min() + 1]
+    if loss > 1.0 and (query >= placement.total).all():
         print(f"{placement}: no latent stands before a response's first token, whose loss stays at "
               f"{loss:.1f}: end the query with a separator, or add End_1", file=sys.stderr)
 
@@ -237,19 +229,16 @@ def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
     comma = "," + task.reminder * (method == "reminders")
 
     def overrule(token_ids: list[int], choice: int) -> int:  # a comma's reminder is written first
-        for token_id, word in zip(reversed(token_ids), comma[1:]):
-            if token_id == TOKEN_ID[","]:
-                return TOKEN_ID[word]
-        return choice
+        recent = decode(token_ids[:-len(comma):-1])  # as much as a reminder, read backwards
+        return TOKEN_ID[comma[1 + recent.index(",")]] if "," in recent else choice
 
     asked = [Example(opening + query.replace(",", comma), response.replace(",", comma))
              for query, response in examples]
-    longest = max(len(each.response) for each in asked)
-    written = generate(base, latents, [encode(each.query) for each in asked], longest,
-                       TOKEN_ID[END], overrule)
-    lengths = [longest if END in each.response else len(each.response) for each in asked]
-    return [decode(token_ids[:length]).replace(comma, ",")
-            for token_ids, length in zip(written, lengths)]
+    written = generate(base, latents, [encode(each.query) for each in asked],
+                       max(len(each.response) for each in asked), TOKEN_ID[END], overrule)
+    texts = [decode(token_ids if END in each.response else token_ids[:len(each.response)])
+             for each, token_ids in zip(asked, written)]
+    return [text.replace(comma, ",") for text in texts]
 
 
 def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
@@ -305,35 +294,6 @@ def split_means(row: dict, metric: str) -> dict[str, float]:
             for split, (first, last) in row["splits"].items()}
 
 
-def print_line(name: str, cells: Iterable[str]) -> None:
-    print(f"{name:44}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
-
-
-def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
-        return int(text)
-    return parse
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="train.py", usage=argparse.SUPPRESS, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    add = parser.add_argument
-    devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
-    add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
-    add("--methods", nargs="+", metavar="M", help="placements; default: the task's")
-    add("--seeds", type=number(1), default=1, metavar="N", help="tune and test with 0 ... N-1")
-    add("--steps", type=number(1), default=300, metavar="N", help="of tuning; default: 300")
-    add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of a base")
-    add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
-    add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
-    add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
-    return parser
-
-
 def about(task: Task, seed: int, base: GPT) -> dict:
     """What all results on a base have in common."""
     return {"task": task.name, "base": seed, "base_checksum": weights_checksum(base),
@@ -360,35 +320,30 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
 
 def run(args: argparse.Namespace) -> None:
     """Pre-train and freeze each base; compare the methods on it, seed by seed."""
-    tuning = TuneConfig(**FAST_TUNE) if args.fast else TuneConfig(steps=args.steps)
+    tuning = TuneConfig(**FAST_TUNE if args.fast else {})
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
-    if folder == Path():
-        raise UserError("--out: a run needs a folder of its own")
-    tasks = [task for task in TASKS.values() if args.task in (task.name, "all")]
     methods = {}
-    for task in tasks:
+    for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         names = args.methods or task.claim.baselines + task.claim.proposed
-        placements = dict.fromkeys(str(Placement.parse(name)) for name in names)
-        if len(longest := max(placements, key=len)) > 150:
-            raise UserError(f"--methods: {longest[:30]}... is too long for the name of a file")
-        methods[task] = [*REFERENCES, *placements]
+        methods[task] = [*REFERENCES, *dict.fromkeys(str(Placement.parse(name)) for name in names)]
         check(task, show=args.fast)
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).touch()
     finished = {key(row): row for row in read_results(folder / RESULTS)}
-    for task, base_seed in product(tasks, dict.fromkeys(args.bases)):
+    for task, base_seed in product(methods, dict.fromkeys(args.bases)):
         config = PretrainConfig(**task.pretraining | (FAST_PRETRAIN if args.fast else {}))
         path, metrics = folder / f"{task.name}-base{base_seed}.pt", task.claim.metrics
         base = frozen_base(task, config, base_seed, path, args.device)
         shared = about(task, base_seed, base) | {"tuning": asdict(tuning)}
         for seed in range(args.seeds):
             title = f"\n{task.name}, base {base_seed}, seed {seed}: {', '.join(metrics)}"
-            print_line(title, task.splits)
+            print(f"{title:44}", *(f"{split:>14}" for split in task.splits), flush=True)
             for method in methods[task]:
                 row = shared | {"method": method, "seed": seed}
                 row = finished.get(key(row)) or complete(row, base, task, folder, tuning)
                 means = zip(*(split_means(row, metric).values() for metric in metrics))
-                print_line(method, (", ".join(f"{mean:.2f}" for mean in split) for split in means))
+                cells = [", ".join(f"{mean:.2f}" for mean in split) for split in means]
+                print(f"{method:44}", *(f"{cell:>14}" for cell in cells), flush=True)
     print(f"\nwrote {folder / RESULTS}" + "; with --fast the numbers mean nothing" * args.fast)
 
 
@@ -401,15 +356,24 @@ def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         parser.exit(1)
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # raised by somebody's own code
-            raise
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, "\nstopped; what is finished is kept\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    command(run, make_parser(), arguments)
+    parser = argparse.ArgumentParser("train.py", argparse.SUPPRESS, __doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
+    add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
+    add("--methods", nargs="+", metavar="M", help="placements; default: the task's")
+    add("--seeds", type=int, default=1, metavar="N", help="tune and test with 0 ... N-1")
+    add("--bases", type=int, nargs="+", default=[0], metavar="N", help="seeds of a base")
+    add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
+    add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
+    add("--fast", action="store_true", help="a try-out, which means nothing")
+    command(run, parser, arguments)
 
 
 if __name__ == "__main__":

@@ -246,13 +246,10 @@ def test_a_tuning_that_diverges_is_named_and_has_no_line(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("mistake, message", [
     (["--methods", "Comma_0"], "unknown placement 'Comma_0': expected Start_m, End_m, Comma_m"),
     (["--methods", "Start_2", "Middle_2"], "unknown placement 'Middle_2'"),
-    (["--methods", "Start_2", "+".join(f"{k}_1" for k in range(1, 90))], "1_1+10_1+11_1"),
     (["--task", "division"], "choose from"),
     (["--device", "abacus"], "--device: invalid choice: 'abacus' (choose from "),
-    (["--steps", "0"], "argument --steps: '0' is no number from 1 to 1000000000"),
-    (["--bases", "0", "-1"], "argument --bases: '-1' is no number from 0 to"),
-    (["--bases", "9" * 30], "is no number from 0 to"),
-    (["--out", ""], "--out: a run needs a folder of its own"),
+    (["--bases", "0", "first"], "argument --bases: invalid int value: 'first'"),
+    (["--seeds", "1.5"], "argument --seeds: invalid int value: '1.5'"),
     (["--seed", "3"], "unrecognized arguments: --seed 3"),  # no short form of --seeds
 ])
 def test_mistakes_get_one_line_and_write_nothing(mistake, message, tmp_path, capsys):
@@ -292,11 +289,11 @@ def test_a_base_of_other_settings_or_text_or_a_damaged_one_is_refused(finished, 
         with monkeypatch.context() as patch:
             patch.setitem(train.FAST_PRETRAIN, name, value)
             line = refused(capsys, train, *arguments(finished))
-        assert f"was made with {name} = " in line and "choose a new --out" in line
+        assert f"was made with other {name}: choose a new --out" in line
     document, number = GENERATION.document, count()  # an edit that shows only every now and then
     monkeypatch.setattr(GENERATION, "document", lambda rng, progress: (
         document(rng, progress) if next(number) != 80 else "44@47=83,;"))
-    assert "was made with text = " in refused(capsys, train, *arguments(finished))
+    assert "was made with other text: " in refused(capsys, train, *arguments(finished))
     base = finished / "generation-base0.pt"
     base.write_bytes(b"\xff\xfe damaged")
     assert "is not a readable base: delete it" in refused(capsys, train, *arguments(finished))

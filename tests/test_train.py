@@ -46,9 +46,10 @@ def test_a_run_has_a_line_for_each_method_and_seed(task, tmp_path, monkeypatch):
 
 
 def test_all_tasks_and_several_bases(tmp_path):
-    rows = run(tmp_path, "--task", "all", "--bases", "3", "4", "3", "--methods", "Start_1")
+    """Any number will do."""
+    rows = run(tmp_path, "--task", "all", "--bases", "3", "9" * 30, "3", "--methods", "Start_1")
     assert [(row["task"], row["base"]) for row in rows[::4]] == [
-        (name, base) for name in TASKS for base in (3, 4)]
+        (name, base) for name in TASKS for base in (3, int("9" * 30))]
     assert len({row["base_checksum"] for row in rows}) == len(rows) / 4 == 2 * len(TASKS)
 
 
@@ -131,7 +132,7 @@ def test_each_phase_and_seed_sees_queries_of_its_own(tmp_path, monkeypatch):
     for purpose, texts in first.items():
         assert {purpose_of(text[:8]) for text in texts} == {purpose}
         assert {text.count(",") for text in texts} == ({5} if purpose == "test" else {1, 2})
-        assert len(texts) == {"tune": (3 + 2 * 3 + 4) * 4, "validation": 6 * 8, "test": 9}[purpose]
+        assert len(texts) == {"tune": (3 + 2 * 3 + 4) * 4, "validation": 7 * 8, "test": 9}[purpose]
         assert len({text[:8] for text in texts} & {text[:8] for text in second[purpose]}) < 3
     assert [of_result["base", seed] for seed in (0, 1)] == [
         {"test": each["test"]} for each in (first, second)]
@@ -266,7 +267,7 @@ def test_muon_is_the_one_of_torch_in_float32(monkeypatch):
     starts = [torch.randn(shape, generator=noise)
               for shape in [(8, 8), (4, 16), (8, 8), (16, 4), (8, 8)]]
     ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
-    optimizers = (Muon(ours, lr=0.1, weight_decay=0.3),
+    optimizers = (Muon(ours, {"lr": 0.1, "weight_decay": 0.3}),
                   torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3))
     for _ in range(4):
         for one, other in zip(ours, theirs):
@@ -305,7 +306,7 @@ def test_tuning_is_this_loop(base):
     latents, losses = LatentTokens(placement, 16), []
     latents.initialize(base.token_embedding, torch.Generator().manual_seed(3))
     assert (latents.vectors[0] - latents.vectors[1]).abs().mean() > 0.01
-    by_hand = Muon(latents.parameters(), lr=0.5, weight_decay=0.1)
+    by_hand = Muon(latents.parameters(), {"lr": 0.5, "weight_decay": 0.1})
     for share in (0.5, 0.75, 0.5, 0.25):
         by_hand.param_groups[0]["lr"] = 0.5 * share
         length = rng.choice(GENERATION.id_lengths)
@@ -335,7 +336,7 @@ def test_the_losses_of_a_base_are_kept(tmp_path, monkeypatch):
     assert losses[-1] < losses[0] == pytest.approx(torch.tensor(float(len(TOKEN_ID))).log())
 
 
-@pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, KeyError])
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
 def test_a_students_own_bug_shows_its_traceback(error, tmp_path, monkeypatch):
     monkeypatch.setattr(GENERATION, "document", Mock(side_effect=error("of the student's own")))
     with pytest.raises(error, match="of the student's own"):
