@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        group, shapes = self.param_groups[0], {}
+        group, shapes = self.param_groups[0], {}  # matrices by shape
         for matrix in group["params"]:
             shapes.setdefault(matrix.shape, []).append(matrix)
         for (height, width), matrices in shapes.items():
@@ -229,7 +229,7 @@ def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
     comma = "," + task.reminder * (method == "reminders")
 
     def overrule(token_ids: list[int], choice: int) -> int:  # a comma's reminder is written first
-        recent = decode(token_ids[:-len(comma):-1])  # as much as a reminder, read backwards
+        recent = decode(token_ids[::-1][:len(comma) - 1])  # backwards, as much as a reminder
         return TOKEN_ID[comma[1 + recent.index(",")]] if "," in recent else choice
 
     asked = [Example(opening + query.replace(",", comma), response.replace(",", comma))
