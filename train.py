@@ -71,14 +71,14 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        group, shapes = self.param_groups[0], {}  # matrices by shape
+        group, shapes = self.param_groups[0], {}
         for matrix in group["params"]:
-            shapes.setdefault(matrix.shape, []).append(matrix)
-        for (height, width), matrices in shapes.items():
-            gradients = torch.stack([matrix.grad for matrix in matrices])
-            momentum = self.state[matrices[0]].setdefault("momentum", torch.zeros_like(gradients))
-            momentum.lerp_(gradients, 0.05)
-            for matrix, update in zip(matrices, orthogonalize(gradients.lerp(momentum, 0.95))):
+            if matrix.grad is not None:
+                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 0.05)
+                shapes.setdefault(matrix.shape, {})[matrix] = matrix.grad.lerp(momentum, 0.95)
+        for (height, width), stack in shapes.items():
+            for matrix, update in zip(stack, orthogonalize(torch.stack([*stack.values()]))):
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.sub_(update, alpha=group["lr"] * max(1.0, height / width) ** 0.5)
 
@@ -167,7 +167,7 @@ class Start:
 
     def __init__(self, base: GPT, placement: Placement, seed: int, lr: float, config: TuneConfig):
         self.model, self.latents = base, LatentTokens(placement, base.config.n_embd).to(base.device)
-        self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
+        self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed % 2 ** 63))
         defaults = {"lr": lr, "weight_decay": config.weight_decay}
         self.optimizer = Muon(self.latents.parameters(), defaults)
         self.losses = []
@@ -309,7 +309,7 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
     if method not in REFERENCES:
         tuned, notes = tune(base, task, Placement.parse(method), seed, config)
         latents = tuned.latents
-        row["latents"] = "latents/{task}-base{base}-{method}-seed{seed}.pt".format(**row)
+        row["latents"] = "latents/{task}-base{base}-{method:.99}-seed{seed}.pt".format(**row)
         latents.save(folder / row["latents"])
     row |= test(base, latents, task, method, seed, config)
     row |= {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
@@ -335,7 +335,7 @@ def run(args: argparse.Namespace) -> None:
         path, metrics = folder / f"{task.name}-base{base_seed}.pt", task.claim.metrics
         base = frozen_base(task, config, base_seed, path, args.device)
         shared = about(task, base_seed, base) | {"tuning": asdict(tuning)}
-        for seed in range(args.seeds):
+        for seed in dict.fromkeys(args.seeds):
             title = f"\n{task.name}, base {base_seed}, seed {seed}: {', '.join(metrics)}"
             print(f"{title:44}", *(f"{split:>14}" for split in task.splits), flush=True)
             for method in methods[task]:
@@ -368,7 +368,7 @@ def main(arguments: list[str] | None = None) -> None:
     devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
     add("--methods", nargs="+", metavar="M", help="placements; default: the task's")
-    add("--seeds", type=int, default=1, metavar="N", help="tune and test with 0 ... N-1")
+    add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of tuning and test")
     add("--bases", type=int, nargs="+", default=[0], metavar="N", help="seeds of a base")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")

@@ -119,11 +119,19 @@ class Run:
               *(f"{mean:.2f}" for mean in means), flush=True)
 
 
+def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
+        return int(text)
+    return parse
+
+
 def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:
     """What makes a base or result that is missing."""
     folder = DEFAULT if folder == READY else folder  # nothing is added to what git knows
     return (f"python train.py --out {shlex.quote(folder.as_posix())} --task {task.name} "
-            f"--bases {number} --seeds {seed + 1}")
+            f"--bases {number} --seeds {seed}")
 
 
 def other_rules(task: Task) -> list[Task]:

@@ -11,6 +11,7 @@ import sys
 import numpy
 import pytest
 
+from latent_tokens import LatentTokens
 from model import GPT, weights_checksum
 from tasks import TASKS, Score
 from tests import conftest
@@ -233,6 +234,15 @@ def test_a_reader_that_has_gone_is_no_traceback(finished, monkeypatch):  # | hea
         monkeypatch.setattr(sys, "stdout", output)
         run(finished)
     assert stop.value.code == 1
+
+
+def test_a_placement_with_a_long_name(tmp_path):
+    """Its file has a shorter one."""
+    row = run(tmp_path, "+".join(f"{k}_1" for k in range(1, 70)))[-1]
+    latents = LatentTokens.load(tmp_path / row["latents"], 16)
+    assert len(row["method"]) > 255
+    assert (str(latents.placement), weights_checksum(latents)) == (
+        row["method"], row["vectors_checksum"])
 
 
 def test_a_tuning_that_diverges_is_named_and_has_no_line(tmp_path, monkeypatch, capsys):

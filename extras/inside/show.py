@@ -12,7 +12,7 @@ Without --prompt: the first query of the test. What is wider than the terminal g
 import argparse
 import shutil
 
-from extras.runs import Run, make_parser
+from extras.runs import Run, make_parser, number
 from latent_tokens import Placement, UserError, generate, make_batch
 from tasks import ALPHABET, END, TOKEN_ID, decode, draw_examples, encode
 from train import command
@@ -74,8 +74,7 @@ def show(args: argparse.Namespace) -> None:
     latents = run.latents(placement, args.seed)
     first, = draw_examples(run.task, run.task.test_lengths[:1], "test", args.seed, 1)
     query = args.prompt or first.query
-    response = decode(generate(run.base, latents, [encode(query)], max(1, args.tokens),
-                               TOKEN_ID[END])[0])
+    response = decode(generate(run.base, latents, [encode(query)], args.tokens, TOKEN_ID[END])[0])
     print(f"{placement} on {query} writes {response}\n")
     print(diagram(placement, query, response, shutil.get_terminal_size((100, 24)).columns))
 
@@ -84,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("show", __doc__)
     parser.add_argument("--method", required=True, metavar="M", help="a placement, as Comma_4")
     parser.add_argument("--prompt", metavar="TEXT", help="default: the first query of the test")
-    parser.add_argument("--tokens", type=int, default=20, metavar="N", help="at most")
+    parser.add_argument("--tokens", type=number(1, 500), default=20, metavar="N",
+                        help="at most; default: 20")
     command(show, parser, arguments)
 
 
