@@ -285,7 +285,7 @@ def generate(model: Model, latents: LatentTokens, queries: Sequence[Sequence[int
     ``stop_id`` (or one of several), which is part of it, or after ``max_new_tokens``.
     ``overrule(token_ids, choice)`` may replace the model's choice, as by a reminder (train.py)."""
     if not latents.vectors.isfinite().all():
-        raise UserError("the latents hold numbers that are not finite")
+        raise UserError(f"{latents.placement}: the latents hold numbers that are not finite")
     try:
         stop_ids = {index(stop_id)}
     except TypeError:  # several

@@ -9,12 +9,12 @@ line. What has a line there is not done again. On a busy machine set OMP_NUM_THR
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 import json
-from math import inf, isfinite, nan
+from math import isfinite, nan
 import os
 from pathlib import Path
 from statistics import fmean
@@ -26,8 +26,7 @@ from torch import Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from latent_tokens import (Batch, LatentTokens, Placement, generate, make_batch, response_logits,
-                           response_loss)
+from latent_tokens import Batch, LatentTokens, Placement, generate, make_batch, response_loss
 from model import GPT, GPTConfig, UserError, weights_checksum
 from tasks import (ALPHABET, END, TASKS, TOKEN_ID, Example, Task, check, checksum, decode, draw,
                    draw_examples, encode, pretraining_batch, random_source, text_checksum)
@@ -70,29 +69,23 @@ class Muon(torch.optim.Optimizer):
     """Momentum, made equally large in all directions. ``torch.optim.Muon`` does it in bfloat16 (20
     times as slow with AVX2 only), matrix by matrix; here those of a shape are one product."""
 
-    def __init__(self, params, lr: float, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            stacks = {}  # by shape
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                    momentum.lerp_(matrix.grad, 0.05)
-                    stack = stacks.setdefault(matrix.shape, {})
-                    stack[matrix] = matrix.grad.lerp(momentum, 0.95)
-            for (height, width), stack in stacks.items():
-                for matrix, update in zip(stack, orthogonalize(torch.stack([*stack.values()]))):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.sub_(update, alpha=group["lr"] * max(1.0, height / width) ** 0.5)
+        group, shapes = self.param_groups[0], {}
+        for matrix in group["params"]:
+            if matrix.grad is not None:
+                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 0.05)
+                shapes.setdefault(matrix.shape, {})[matrix] = matrix.grad.lerp(momentum, 0.95)
+        for (height, width), stack in shapes.items():
+            for matrix, update in zip(stack, orthogonalize(torch.stack([*stack.values()]))):
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.sub_(update, alpha=group["lr"] * max(1.0, height / width) ** 0.5)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Singular values of (n, a, b) to about 1, by five steps of Newton and Schulz (Jordan et al.
-    2024). Each multiplies x by a polynomial of x @ x.T; here these small factors are multiplied
-    first, and x once."""
+    2024). Each is a polynomial of x @ x.T times x; these factors are multiplied first, x once."""
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -108,21 +101,26 @@ def make_optimizers(model: GPT, config: PretrainConfig) -> list[torch.optim.Opti
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and head."""
     matrices = [each for each in model.blocks.parameters() if each.ndim == 2]
     others = [each for each in model.parameters() if each not in set(matrices)]
-    return [Muon(matrices, lr=config.muon_lr),
+    return [Muon(matrices, {"lr": config.muon_lr, "weight_decay": 0.0}),
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config) -> None:
-    """Up to its peak over ``warmup`` steps, down towards 0 over the last part, ``decay``."""
+def descend(loss: Tensor, optimizers: list[torch.optim.Optimizer], step: int, config) -> float:
+    """A step down the loss, which is returned. Rates go up in ``warmup``, down in ``decay``."""
     share = min(1.0, (step + 1) / max(1, config.warmup),
                 (config.steps - step) / max(1, config.decay * config.steps))
-    for group in optimizer.param_groups:
-        group["lr"] = optimizer.defaults["lr"] * share
+    loss.backward()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * share
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
 
 
 def pretrain(task: Task, config: PretrainConfig, seed: int, device: str) -> tuple[GPT, list]:
     """A base, and its loss at each step."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2 ** 63)  # it takes no larger ones
     model, losses = GPT(config.model).to(device), []
     optimizers = make_optimizers(model, config)
     rng = random_source(f"{task.name}/pretrain", seed)
@@ -134,12 +132,7 @@ def pretrain(task: Task, config: PretrainConfig, seed: int, device: str) -> tupl
         position_ids = torch.arange(shape[1], device=device).expand(shape)
         logits = model(model.embed(token_ids.to(device)), position_ids)  # (B, N, V)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
-        loss.backward()
-        for optimizer in optimizers:
-            set_learning_rate(optimizer, step, config)
-            optimizer.step()
-        model.zero_grad()
-        losses.append(loss.item())
+        losses.append(descend(loss, optimizers, step, config))
         bar.set_postfix(loss=losses[-1], refresh=False)
     return model, losses
 
@@ -150,18 +143,16 @@ def curve(losses: list[float]) -> list[float | None]:
 
 
 def frozen_base(task: Task, config: PretrainConfig, seed: int, path: Path, device: str) -> GPT:
-    """The base in a file, which is trained and written first where there is none. Raises UserError
-    if it is unreadable or has other settings."""
+    """The base in a file, which is trained and written first where there is none."""
     settings = asdict(config) | {"text": text_checksum(task)}
     if not path.exists():
         model, losses = pretrain(task, config, seed, device)
         model.notes = {"pretraining": settings, "losses": curve(losses)}
         model.save(path, replace=False)  # if another command was faster, its base is that of both
     base = GPT.load(path)
-    for name, asked in settings.items():
-        if (given := base.notes.get("pretraining", {}).get(name)) != asked:
-            raise UserError(f"{path} was made with {name} = {given}, not {asked}: choose a new "
-                            "--out, or the same settings")
+    given = base.notes.get("pretraining", {})
+    if others := [name for name in settings if given.get(name) != settings[name]]:
+        raise UserError(f"{path} was made with other {', '.join(others)}: choose a new --out")
     return base.to(device)
 
 
@@ -176,38 +167,28 @@ class Start:
 
     def __init__(self, base: GPT, placement: Placement, seed: int, lr: float, config: TuneConfig):
         self.model, self.latents = base, LatentTokens(placement, base.config.n_embd).to(base.device)
-        self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed))
-        self.optimizer = Muon(self.latents.parameters(), lr, config.weight_decay)
-        self.losses, self.validation_loss = [], nan
-
-    def step(self, batch: Batch, step: int, config: TuneConfig) -> None:
-        loss = response_loss(self.model, self.latents, batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        set_learning_rate(self.optimizer, step, config)
-        self.optimizer.step()
-        self.losses.append(loss.item())
+        self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed % 2 ** 63))
+        defaults = {"lr": lr, "weight_decay": config.weight_decay}
+        self.optimizer = Muon(self.latents.parameters(), defaults)
+        self.losses = []
 
 
 @torch.no_grad()
 def ranked(starts: list[Start], validation: Batch) -> list[Start]:
-    """By validation loss, the best first. Raises UserError if none has a finite one."""
+    """By validation loss, the best first, and last those whose loss is not finite."""
     for start in starts:
         start.validation_loss = response_loss(start.model, start.latents, validation).item()
-    losses = {start: start.validation_loss for start in starts if isfinite(start.validation_loss)}
-    if not losses:
-        raise UserError(f"{starts[0].latents.placement}: no start has a finite loss")
-    return sorted(starts, key=lambda start: losses.get(start, inf))
+    return sorted(starts, key=lambda one: (not isfinite(one.validation_loss), one.validation_loss))
 
 
 @torch.no_grad()
-def warn_of_first_tokens(start: Start, validation: Batch) -> None:
+def warn_of_first_tokens(start: Start, batch: Batch) -> None:
     """A comma's latents cannot announce the comma: if a response begins with one, and no other
     latent stands before it, the model has to write it by itself."""
-    placement, end_of_query = start.latents.placement, validation.read_slots[:, 0].min()
-    logits = response_logits(start.model, start.latents, validation)[:, 0]  # (B, V)
-    loss = F.cross_entropy(logits, validation.targets[:, 0]).item()
-    if loss > 1.0 and (validation.sources[:, :end_of_query + 1] >= placement.total).all():
+    first = replace(batch, read_slots=batch.read_slots[:, :1], targets=batch.targets[:, :1])
+    loss = response_loss(start.model, start.latents, first).item()
+    placement, query = start.latents.placement, batch.sources[:, :first.read_slots.min() + 1]
+    if loss > 1.0 and (query >= placement.total).all():
         print(f"{placement}: no latent stands before a response's first token, whose loss stays at "
               f"{loss:.1f}: end the query with a separator, or add End_1", file=sys.stderr)
 
@@ -229,7 +210,8 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
         examples = [draw(task, length, "tune", rng) for _ in range(config.batch_size)]
         batch = to_batch(placement, examples, base.device)
         for start in going:
-            start.step(batch, step, config)
+            loss = response_loss(start.model, start.latents, batch)
+            start.losses.append(descend(loss, [start.optimizer], step, config))
         bar.set_postfix(loss=going[0].losses[-1], refresh=False)
     chosen = ranked(going, validation)[0]
     warn_of_first_tokens(chosen, validation)
@@ -239,35 +221,24 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
         for lr, start in zip(config.starts, starts)]}
 
 
-def in_words(task: Task, method: str, example: Example) -> Example:
-    """The example with the rule in words where a reference has it."""
-    opening = task.instruction * (method in ("instruction", "reminders"))
-    comma = "," + task.reminder * (method == "reminders")
-    return Example(opening + example.query.replace(",", comma),
-                   example.response.replace(",", comma))
-
-
 def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
             examples: list[Example]) -> list[str]:
-    """The generated text for each example, without the reminders in it."""
-    reminder = task.reminder * (method == "reminders")
+    """The generated text for each example. A reference has the rule in words, before the query and
+    perhaps as a reminder after each comma; the text is without these."""
+    opening = task.instruction * (method in ("instruction", "reminders"))
+    comma = "," + task.reminder * (method == "reminders")
 
     def overrule(token_ids: list[int], choice: int) -> int:  # a comma's reminder is written first
-        for token_id, word in zip(reversed(token_ids), reminder):
-            if token_id == TOKEN_ID[","]:
-                return TOKEN_ID[word]
-        return choice
+        recent = decode(token_ids[::-1][:len(comma) - 1])  # backwards, as much as a reminder
+        return TOKEN_ID[comma[1 + recent.index(",")]] if "," in recent else choice
 
-    texts = []
-    for first in range(0, len(examples), 256):
-        asked = [in_words(task, method, each) for each in examples[first:first + 256]]
-        longest = max(len(each.response) for each in asked)
-        responses = generate(base, latents, [encode(each.query) for each in asked], longest,
-                             TOKEN_ID[END], overrule)
-        for each, token_ids in zip(asked, responses):
-            length = longest if END in each.response else len(each.response)
-            texts.append(decode(token_ids[:length]).replace("," + reminder, ","))
-    return texts
+    asked = [Example(opening + query.replace(",", comma), response.replace(",", comma))
+             for query, response in examples]
+    written = generate(base, latents, [encode(each.query) for each in asked],
+                       max(len(each.response) for each in asked), TOKEN_ID[END], overrule)
+    texts = [decode(token_ids if END in each.response else token_ids[:len(each.response)])
+             for each, token_ids in zip(asked, written)]
+    return [text.replace(comma, ",") for text in texts]
 
 
 def test(base: GPT, latents: LatentTokens, task: Task, method: str, seed: int,
@@ -323,35 +294,6 @@ def split_means(row: dict, metric: str) -> dict[str, float]:
             for split, (first, last) in row["splits"].items()}
 
 
-def print_line(name: str, cells: Iterable[str]) -> None:
-    print(f"{name:44}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
-
-
-def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
-        return int(text)
-    return parse
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="train.py", usage=argparse.SUPPRESS, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    add = parser.add_argument
-    devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
-    add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
-    add("--methods", nargs="+", metavar="M", help="placements; default: the task's")
-    add("--seeds", type=number(1), default=1, metavar="N", help="tune and test with 0 ... N-1")
-    add("--steps", type=number(1), default=300, metavar="N", help="of tuning; default: 300")
-    add("--bases", type=number(0), nargs="+", default=[0], metavar="N", help="seeds of a base")
-    add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
-    add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
-    add("--fast", action="store_true", help="a try-out: ignores --steps, means nothing")
-    return parser
-
-
 def about(task: Task, seed: int, base: GPT) -> dict:
     """What all results on a base have in common."""
     return {"task": task.name, "base": seed, "base_checksum": weights_checksum(base),
@@ -367,7 +309,7 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
     if method not in REFERENCES:
         tuned, notes = tune(base, task, Placement.parse(method), seed, config)
         latents = tuned.latents
-        row["latents"] = "latents/{task}-base{base}-{method}-seed{seed}.pt".format(**row)
+        row["latents"] = "latents/{task}-base{base}-{method:.99}-seed{seed}.pt".format(**row)
         latents.save(folder / row["latents"])
     row |= test(base, latents, task, method, seed, config)
     row |= {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
@@ -378,35 +320,30 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
 
 def run(args: argparse.Namespace) -> None:
     """Pre-train and freeze each base; compare the methods on it, seed by seed."""
-    tuning = TuneConfig(**FAST_TUNE) if args.fast else TuneConfig(steps=args.steps)
+    tuning = TuneConfig(**FAST_TUNE if args.fast else {})
     folder = args.out or Path("runs/fast" if args.fast else "runs/default")
-    if folder == Path():
-        raise UserError("--out: a run needs a folder of its own")
-    tasks = [task for task in TASKS.values() if args.task in (task.name, "all")]
     methods = {}
-    for task in tasks:
+    for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         names = args.methods or task.claim.baselines + task.claim.proposed
-        placements = dict.fromkeys(str(Placement.parse(name)) for name in names)
-        if len(longest := max(placements, key=len)) > 150:
-            raise UserError(f"--methods: {longest[:30]}... is too long for the name of a file")
-        methods[task] = [*REFERENCES, *placements]
+        methods[task] = [*REFERENCES, *dict.fromkeys(str(Placement.parse(name)) for name in names)]
         check(task, show=args.fast)
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).touch()
     finished = {key(row): row for row in read_results(folder / RESULTS)}
-    for task, base_seed in product(tasks, dict.fromkeys(args.bases)):
+    for task, base_seed in product(methods, dict.fromkeys(args.bases)):
         config = PretrainConfig(**task.pretraining | (FAST_PRETRAIN if args.fast else {}))
         path, metrics = folder / f"{task.name}-base{base_seed}.pt", task.claim.metrics
         base = frozen_base(task, config, base_seed, path, args.device)
         shared = about(task, base_seed, base) | {"tuning": asdict(tuning)}
-        for seed in range(args.seeds):
+        for seed in dict.fromkeys(args.seeds):
             title = f"\n{task.name}, base {base_seed}, seed {seed}: {', '.join(metrics)}"
-            print_line(title, task.splits)
+            print(f"{title:44}", *(f"{split:>14}" for split in task.splits), flush=True)
             for method in methods[task]:
                 row = shared | {"method": method, "seed": seed}
                 row = finished.get(key(row)) or complete(row, base, task, folder, tuning)
                 means = zip(*(split_means(row, metric).values() for metric in metrics))
-                print_line(method, (", ".join(f"{mean:.2f}" for mean in split) for split in means))
+                cells = [", ".join(f"{mean:.2f}" for mean in split) for split in means]
+                print(f"{method:44}", *(f"{cell:>14}" for cell in cells), flush=True)
     print(f"\nwrote {folder / RESULTS}" + "; with --fast the numbers mean nothing" * args.fast)
 
 
@@ -419,15 +356,24 @@ def command(work: Callable, parser: argparse.ArgumentParser, arguments: list[str
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         parser.exit(1)
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # raised by somebody's own code
-            raise
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, "\nstopped; what is finished is kept\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    command(run, make_parser(), arguments)
+    parser = argparse.ArgumentParser("train.py", argparse.SUPPRESS, __doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    devices = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]
+    add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
+    add("--methods", nargs="+", metavar="M", help="placements; default: the task's")
+    add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of tuning and test")
+    add("--bases", type=int, nargs="+", default=[0], metavar="N", help="seeds of a base")
+    add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
+    add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
+    add("--fast", action="store_true", help="a try-out, which means nothing")
+    command(run, parser, arguments)
 
 
 if __name__ == "__main__":

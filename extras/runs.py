@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT, weights_checksum
 from tasks import TASKS, Task
-from train import (REFERENCES, RESULTS, TuneConfig, about, append_result, key, number,
-                   read_results, split_means)
+from train import (REFERENCES, RESULTS, TuneConfig, about, append_result, key, read_results,
+                   split_means)
 
 
 DEFAULT, READY = Path("runs/default"), Path("docs/ready")  # the second is in the repository
@@ -47,8 +47,8 @@ def make_parser(command: str, description: str, folder: str = "folder") -> argpa
     add = parser.add_argument
     add(folder, type=folder_of_run, nargs="?" if folder == "folder" else None, default=str(DEFAULT))
     add("--task", default="generation", choices=TASKS)
-    add("--base", type=number(0), default=0, metavar="N", help="the seed of its pre-training")
-    add("--seed", type=number(0), default=0, metavar="N", help="of tuning and test")
+    add("--base", type=int, default=0, metavar="N", help="the seed of its pre-training")
+    add("--seed", type=int, default=0, metavar="N", help="of tuning and test")
     return parser
 
 
@@ -119,11 +119,19 @@ class Run:
               *(f"{mean:.2f}" for mean in means), flush=True)
 
 
+def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
+        return int(text)
+    return parse
+
+
 def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:
     """What makes a base or result that is missing."""
     folder = DEFAULT if folder == READY else folder  # nothing is added to what git knows
     return (f"python train.py --out {shlex.quote(folder.as_posix())} --task {task.name} "
-            f"--bases {number} --seeds {seed + 1}")
+            f"--bases {number} --seeds {seed}")
 
 
 def other_rules(task: Task) -> list[Task]:

@@ -33,7 +33,7 @@ def small(**settings) -> TuneConfig:
 @each_task
 def test_a_run_has_a_line_for_each_method_and_seed(task, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, task.name, task)
-    rows = run(tmp_path, "--task", task.name, "--seeds", "2")
+    rows = run(tmp_path, "--task", task.name, "--seeds", "0", "1")
     methods = [*train.REFERENCES, *task.claim.baselines, *task.claim.proposed]
     assert [(row["task"], row["base"], row["method"], row["seed"]) for row in rows] == [
         (task.name, 0, method, seed) for seed in (0, 1) for method in methods]
@@ -46,9 +46,10 @@ def test_a_run_has_a_line_for_each_method_and_seed(task, tmp_path, monkeypatch):
 
 
 def test_all_tasks_and_several_bases(tmp_path):
-    rows = run(tmp_path, "--task", "all", "--bases", "3", "4", "3", "--methods", "Start_1")
+    """Any number will do."""
+    rows = run(tmp_path, "--task", "all", "--bases", "3", "9" * 30, "3", "--methods", "Start_1")
     assert [(row["task"], row["base"]) for row in rows[::4]] == [
-        (name, base) for name in TASKS for base in (3, 4)]
+        (name, base) for name in TASKS for base in (3, int("9" * 30))]
     assert len({row["base_checksum"] for row in rows}) == len(rows) / 4 == 2 * len(TASKS)
 
 
@@ -126,12 +127,12 @@ def test_each_phase_and_seed_sees_queries_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "append_result", watched_append)
     monkeypatch.setattr(train, "FAST_TUNE", train.FAST_TUNE | {"steps": 8, "test_examples": 9})
     monkeypatch.setattr(train, "REFERENCES", ("base",))
-    run(tmp_path, "--methods", "Start_1", "--seeds", "2")
+    run(tmp_path, "--methods", "Start_1", "--seeds", "0", "1")
     first, second = of_result["Start_1", 0], of_result["Start_1", 1]
     for purpose, texts in first.items():
         assert {purpose_of(text[:8]) for text in texts} == {purpose}
         assert {text.count(",") for text in texts} == ({5} if purpose == "test" else {1, 2})
-        assert len(texts) == {"tune": (3 + 2 * 3 + 4) * 4, "validation": 6 * 8, "test": 9}[purpose]
+        assert len(texts) == {"tune": (3 + 2 * 3 + 4) * 4, "validation": 7 * 8, "test": 9}[purpose]
         assert len({text[:8] for text in texts} & {text[:8] for text in second[purpose]}) < 3
     assert [of_result["base", seed] for seed in (0, 1)] == [
         {"test": each["test"]} for each in (first, second)]
@@ -143,17 +144,17 @@ def test_what_reaches_decoding(task, method, model, monkeypatch):
     """The rule in words where it belongs, the stop, room for the longest answer, and reminders: to
     a writer that knows the answers and never reminds itself."""
     examples = draw_examples(task, (*task.id_lengths, *task.test_lengths), "test", 0, 300)
-    given, asked = LatentTokens(Placement(), 16), iter(examples)
+    given = LatentTokens(Placement(), 16)
     opening = task.instruction if method in ("instruction", "reminders") else ""
     reminder = task.reminder if method == "reminders" else ""
 
     def generate(base, latents, queries, room, stop_id, overrule):
-        chunk = [next(asked) for _ in queries]
-        assert (base, latents, stop_id) == (model, given, TOKEN_ID[END]) and len(queries) <= 256
-        assert room == max(len(each.response.replace(",", "," + reminder)) for each in chunk)
+        assert (base, latents, stop_id) == (model, given, TOKEN_ID[END])
+        assert room == max(len(each.response.replace(",", "," + reminder)) for each in examples)
         assert list(map(decode, queries)) == [
-            opening + each.query.replace(",", "," + reminder) for each in chunk]
-        return [write(query, each.response, room, overrule) for query, each in zip(queries, chunk)]
+            opening + each.query.replace(",", "," + reminder) for each in examples]
+        return [write(query, each.response, room, overrule)
+                for query, each in zip(queries, examples)]
 
     def write(query, response, room, overrule):
         own = (response.replace(",", "," + "9" * len(reminder)) + "9" * room)[:room]
@@ -254,7 +255,8 @@ def test_the_learning_rate_by_hand(warmup, step, share):
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.2)
     config = PretrainConfig(steps=100, warmup=warmup, decay=0.5)
     for _ in range(2):
-        train.set_learning_rate(optimizer, step, config)
+        loss = 0.0 * optimizer.param_groups[0]["params"][0].sum() + 3.5
+        assert train.descend(loss, [optimizer], step, config) == 3.5
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * share)
 
 
@@ -265,7 +267,7 @@ def test_muon_is_the_one_of_torch_in_float32(monkeypatch):
     starts = [torch.randn(shape, generator=noise)
               for shape in [(8, 8), (4, 16), (8, 8), (16, 4), (8, 8)]]
     ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
-    optimizers = (Muon(ours, lr=0.1, weight_decay=0.3),
+    optimizers = (Muon(ours, {"lr": 0.1, "weight_decay": 0.3}),
                   torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3))
     for step in range(4):
         for one, other in zip(ours[step < 2:], theirs[step < 2:]):
@@ -305,7 +307,7 @@ def test_tuning_is_this_loop(base):
     latents, losses = LatentTokens(placement, 16), []
     latents.initialize(base.token_embedding, torch.Generator().manual_seed(3))
     assert (latents.vectors[0] - latents.vectors[1]).abs().mean() > 0.01
-    by_hand = Muon(latents.parameters(), lr=0.5, weight_decay=0.1)
+    by_hand = Muon(latents.parameters(), {"lr": 0.5, "weight_decay": 0.1})
     for share in (0.5, 0.75, 0.5, 0.25):
         by_hand.param_groups[0]["lr"] = 0.5 * share
         length = rng.choice(GENERATION.id_lengths)
@@ -335,7 +337,7 @@ def test_the_losses_of_a_base_are_kept(tmp_path, monkeypatch):
     assert losses[-1] < losses[0] == pytest.approx(torch.tensor(float(len(TOKEN_ID))).log())
 
 
-@pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, KeyError])
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
 def test_a_students_own_bug_shows_its_traceback(error, tmp_path, monkeypatch):
     monkeypatch.setattr(GENERATION, "document", Mock(side_effect=error("of the student's own")))
     with pytest.raises(error, match="of the student's own"):

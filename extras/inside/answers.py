@@ -8,10 +8,10 @@ The examples are the first ones of the test, at the longest length that is teste
 import argparse
 from itertools import zip_longest
 
-from extras.runs import Run, make_parser
+from extras.runs import Run, make_parser, number
 from latent_tokens import Placement
 from tasks import Example, draw_examples
-from train import answers, command, number
+from train import answers, command
 
 
 def marked(example: Example, text: str, width: int = 90) -> str:

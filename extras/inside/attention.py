@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from extras.runs import Run, make_parser
+from extras.runs import Run, make_parser, number
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import Example, draw_examples
-from train import answers, command, number, to_batch
+from train import answers, command, to_batch
 
 KINDS = ("nearest group", "older groups", "own item", "older items")
 

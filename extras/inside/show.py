@@ -12,10 +12,10 @@ Without --prompt: the first query of the test. What is wider than the terminal g
 import argparse
 import shutil
 
-from extras.runs import Run, make_parser
+from extras.runs import Run, make_parser, number
 from latent_tokens import Placement, UserError, generate, make_batch
 from tasks import ALPHABET, END, TOKEN_ID, decode, draw_examples, encode
-from train import command, number
+from train import command
 
 MARGIN = 13  # columns of text left of the first slot
 GAP = 6  # and between query and response

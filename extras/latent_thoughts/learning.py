@@ -17,7 +17,7 @@ from torch import Tensor
 from extras.latent_thoughts.model import Config, Decoder
 from extras.latent_thoughts.text import draw_documents, to_ids
 from latent_tokens import UserError
-from train import make_optimizers, set_learning_rate
+from train import descend, make_optimizers
 
 
 # -------------------------------------------------------------------------- the posterior: fast
@@ -98,11 +98,7 @@ def train(config: Config, seed: int) -> tuple[Decoder, list[dict]]:
         kl_weight = min(1.0, step / (config.kl_rise * config.steps)) if config.kl_rise else 1.0
         q, z = infer_thoughts(decoder, token_ids, config, config.fast_steps, generator, kl_weight)
         loss = decoder.nll(token_ids, z).mean()
-        (loss / held_out[0, 1:].numel()).backward()  # per character
-        for optimizer in optimizers:
-            set_learning_rate(optimizer, step, config)
-            optimizer.step()
-        decoder.zero_grad()
+        descend(loss / held_out[0, 1:].numel(), optimizers, step, config)  # per character
         if (step + 1) % 50 == 0:
             nll, kl = loss.item(), q.kl().mean().item()
             print(f"  step {step + 1:4}, nats of a document: NLL {nll:6.1f}   KL {kl:5.1f}   "

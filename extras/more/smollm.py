@@ -20,13 +20,13 @@ import torch
 from tqdm import tqdm
 
 from extras.pretrained import Pretrained
-from extras.runs import plain_parser
+from extras.runs import number, plain_parser
 from latent_tokens import (LatentTokens, Placement, generate, make_batch, response_logits,
                            response_loss)
 from model import UserError, weights_checksum
 from tasks import Example, Score, Task, random_source
-from train import (RESULTS, TuneConfig, append_result, command, curve, key, number, print_line,
-                   read_results, set_learning_rate, split_means)
+from train import (RESULTS, TuneConfig, append_result, command, curve, descend, key, read_results,
+                   split_means)
 
 END = "\n"  # of an answer
 WORDS = """apple bell bread bridge cake church clock cloud dog door fish flag forest fox glass hill
@@ -141,11 +141,7 @@ def tune(base: Base, task: Task, row: dict, config: TuneConfig) -> tuple[LatentT
     for step in tqdm(range(config.steps), f"tuning {row['method']}", leave=False, disable=None):
         examples = rng.sample(pool[rng.choice(task.tune_lengths)], config.batch_size)
         loss = response_loss(base, latents, base.batch(latents, examples))
-        optimizer.zero_grad()
-        loss.backward()
-        set_learning_rate(optimizer, step, config)
-        optimizer.step()
-        losses.append(loss.item())
+        losses.append(descend(loss, [optimizer], step, config))
     validation = draw(task, "validation", task.id_lengths, config.validation_examples, seed)
     with torch.no_grad():
         loss = response_loss(base, latents, base.batch(latents, validation)).item()
@@ -225,13 +221,15 @@ def run(args: argparse.Namespace) -> None:
     finished = {key(row): row for row in read_results(args.out / RESULTS)}
     base = load()
     shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or task.rates}}
-    print_line(f"{task.name}: {' '.join(METRICS)}", task.splits)
+    line = "{:44}" + 3 * "{:>15}"
+    print(line.format(f"{task.name}: {' '.join(METRICS)}", *task.splits))
     for seed, method in product(args.seeds, args.methods or [*REFERENCES, *task.rates]):
         rate = args.rate or task.rates.get(method, task.rates["Start_4"])
         row = shared | {"method": method, "seed": seed, "rate": rate}
         row = finished.get(key(row)) or complete(row, base, task, args.out, config)
         means = zip(*(split_means(row, metric).values() for metric in METRICS))
-        print_line(f"{method}, seed {seed}", (" ".join(map("{:.2f}".format, m)) for m in means))
+        cells = (" ".join(map("{:.2f}".format, each)) for each in means)
+        print(line.format(f"{method}, seed {seed}", *cells), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -239,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--task", default="down3", choices=TASKS)
     add("--methods", nargs="+", metavar="M", help="default: those of the protocol")
-    add("--seeds", type=number(0), nargs="+", default=[0], metavar="N", help="of tuning and test")
+    add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of tuning and test")
     add("--rate", type=float, metavar="R", help="for all methods; default: the protocol's")
     add("--steps", type=number(1), metavar="N", help="of tuning; default: the task's")
     add("--out", type=Path, default=Path("runs/smollm"), metavar="DIR")

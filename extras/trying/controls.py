@@ -18,7 +18,6 @@ import argparse
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
-from math import nan
 from statistics import fmean
 
 import torch
@@ -50,7 +49,7 @@ class AllWeights(Start):
         self.model = deepcopy(base).requires_grad_(True)
         self.latents = LatentTokens(placement, base.config.n_embd)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr, weight_decay=0.05)
-        self.losses, self.validation_loss = [], nan
+        self.losses = []
 
 
 def follow(rules: list[Task], model: GPT, none: LatentTokens, method: str, seed: int,
