@@ -29,9 +29,9 @@ from train import (RESULTS, TuneConfig, append_result, command, curve, descend, 
                    split_means)
 
 END = "\n"  # of an answer
-WORDS = """apple bell bread bridge cake church clock cloud dog door fish flag forest fox glass hill
-house iron island key knife lake lamp leaf map milk moon mountain ocean piano plate rain ring river
-road rope salt shell silver snow""".split()
+WORDS = """apple bell bird book bread bridge car chair church clock cloud dog door fish flag forest fox
+glass hill horse house iron key king lake leaf map milk moon ocean plate rain ring river road salt
+shell snow stone water""".split()  # one token each, after a space or not
 METRICS = ("accuracy", "exact", "forced")  # forced: see teacher_forced
 REFERENCES = ("base", "instruction", "examples")  # nothing is said; the rule in words; three lines
 RATES = {  # of AdamW, chosen in the pilot; a placement that is not listed takes that of Start_4
@@ -41,11 +41,12 @@ RATES = {  # of AdamW, chosen in the pilot; a placement that is not listed takes
 
 class Down3(Task):
     """Count down by 3, modulo 100. Query ``71,``, response ``68,65,62`` (length 3)."""
-    name, steps, rates = "down3", 200, RATES
-    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
-    tune_lengths, test_lengths, test_examples = (5,), (20,), 50  # an answer has all its lengths
+    name, steps, rates = "down3", 300, RATES
+    id_lengths, ood_lengths, far_lengths = range(1, 4), range(4, 21), range(16, 21)
+    tune_lengths, test_lengths, test_examples = (3,), (20,), 20  # an answer has all its lengths
     subjects = [str(number) for number in range(100)]
     instruction = "Count down in steps of 3: "
+    apart = False  # what is tested is tuned on, too: a new number asks for arithmetic
 
     def example(self, subject: str, length: int) -> Example:
         numbers = [(int(subject) - 3 * k) % 100 for k in range(1, length + 1)]
@@ -64,7 +65,7 @@ class Repeat(Task):
     name, steps = "repeat", 400
     rates = RATES | {"Start_2+Comma_2": 0.1, "Start_2+Comma_2-latest": 0.1}
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
-    tune_lengths, test_examples, subjects = range(1, 6), 60, WORDS
+    tune_lengths, test_examples, subjects, apart = range(1, 6), 60, WORDS, True
     instruction = "Repeat the word as often as the number says, then stop.\n"
 
     def example(self, subject: str, length: int) -> Example:
@@ -93,10 +94,11 @@ TASKS = {task.name: task for task in (Down3(), Repeat(), Ring())}
 
 
 def draw(task: Task, purpose: str, lengths, count: int, seed: int) -> list[Example]:
-    """As many of each length. Of all numbers (or words) half are for tests, a tenth validates."""
+    """As many of each length. A fifth of all numbers (or words) are for tests, a tenth validates."""
     subjects, n = list(task.subjects), len(task.subjects) // 10
     random_source(task.name, seed).shuffle(subjects)
-    mine = {"test": subjects[5 * n:], "tune": subjects[n:5 * n], "validation": subjects[:n]}
+    mine = {"validation": subjects[:n], "test": subjects[n:3 * n],
+            "tune": subjects[3 * n * task.apart:]}
     lengths = [length for length in lengths for _ in range(count // len(lengths))]
     return [task.example(*each) for each in zip(cycle(mine[purpose]), lengths)]
 
@@ -137,7 +139,7 @@ def tune(base: Base, task: Task, row: dict, config: TuneConfig) -> tuple[LatentT
     latents.initialize(base.words, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(latents.parameters(), row["rate"], weight_decay=0.0)
     rng, losses = random_source(f"{task.name}/tune", seed), []
-    pool = {length: draw(task, "tune", [length], 40, seed) for length in task.tune_lengths}
+    pool = {length: draw(task, "tune", [length], 100, seed) for length in task.tune_lengths}
     for step in tqdm(range(config.steps), f"tuning {row['method']}", leave=False, disable=None):
         examples = rng.sample(pool[rng.choice(task.tune_lengths)], config.batch_size)
         loss = response_loss(base, latents, base.batch(latents, examples))
@@ -191,7 +193,7 @@ def test(base: Base, task: Task, latents: LatentTokens, row: dict, config: TuneC
 def about(base: Base, task: Task) -> dict:
     """What all rows of a task have in common."""
     sample = draw(task, "test", task.test_lengths, task.test_examples, 0), task.instruction
-    return {"task": task.name, "base": 0, "base_checksum": weights_checksum(base.model),
+    return {"task": task.name, "base_checksum": weights_checksum(base.model),
             "task_checksum": zlib.crc32(repr((sample, task.tune_lengths)).encode()),
             "pretraining": {"model": {"model": "SmolLM2-135M-Instruct, Q4_1"}},
             "splits": task.splits, "device": str(base.device), "torch": torch.__version__,
@@ -225,7 +227,7 @@ def run(args: argparse.Namespace) -> None:
     print(line.format(f"{task.name}: {' '.join(METRICS)}", *task.splits))
     for seed, method in product(args.seeds, args.methods or [*REFERENCES, *task.rates]):
         rate = args.rate or task.rates.get(method, task.rates["Start_4"])
-        row = shared | {"method": method, "seed": seed, "rate": rate}
+        row = shared | {"method": method, "seed": seed, "base": seed, "rate": rate}  # for its sd
         row = finished.get(key(row)) or complete(row, base, task, args.out, config)
         means = zip(*(split_means(row, metric).values() for metric in METRICS))
         cells = (" ".join(map("{:.2f}".format, each)) for each in means)
