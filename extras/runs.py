@@ -47,7 +47,7 @@ def make_parser(command: str, description: str, folder: str = "folder") -> argpa
     add = parser.add_argument
     add(folder, type=folder_of_run, nargs="?" if folder == "folder" else None, default=str(DEFAULT))
     add("--task", default="generation", choices=TASKS)
-    add("--base", type=int, default=0, metavar="N", help="the seed of its pre-training")
+    add("--base", type=int, default=60, metavar="N", help="the seed of its pre-training")
     add("--seed", type=int, default=0, metavar="N", help="of tuning and test")
     return parser
 
