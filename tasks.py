@@ -148,7 +148,7 @@ class Generation(Task):
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 25), range(16, 25)
     test_lengths = (24,)  # one long answer yields the scores of all its lengths
     length_name = "equations {}"
-    pretraining = {"steps": 900}
+    pretraining = {"steps": 900, "adam_lr": 0.01}
     restated = 0.0  # how often a document that states a rule states another before an equation
 
     def example(self, rng: random.Random, length: int) -> Example:

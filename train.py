@@ -369,7 +369,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--task", default="generation", choices=[*TASKS, "all"], help="default: generation")
     add("--methods", nargs="+", metavar="M", help="placements; default: the task's")
     add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of tuning and test")
-    add("--bases", type=int, nargs="+", default=[0], metavar="N", help="seeds of a base")
+    add("--bases", type=int, nargs="+", default=[60], metavar="N", help="seeds; default: 60")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
     add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true", help="a try-out, which means nothing")

@@ -1,6 +1,6 @@
 """The whole method: four latent tokens before every comma, tuned on a frozen model, docs/ready.
 
-    python -m docs.one_page [runs/default/generation-base0.pt]    or cell by cell, in an editor
+    python -m docs.one_page [runs/default/generation-base60.pt]    or cell by cell, in an editor
 """
 import pathlib, random, sys
 import torch
@@ -10,7 +10,7 @@ import model
 from tasks import TASKS, Example, decode, draw, draw_examples, encode
 
 TASK, COMMA = TASKS["generation"], encode(",")[0]
-READY = pathlib.Path(model.__file__).parent / "docs/ready/generation-base0.pt"
+READY = pathlib.Path(model.__file__).parent / "docs/ready/generation-base60.pt"
 
 # %% Insertion. To the model a latent is a vector, as a token's embedding is: one list holds both.
 def predict(base: model.GPT, latents: Tensor, token_ids: list[int]) -> Tensor:

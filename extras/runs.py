@@ -47,7 +47,7 @@ def make_parser(command: str, description: str, folder: str = "folder") -> argpa
     add = parser.add_argument
     add(folder, type=folder_of_run, nargs="?" if folder == "folder" else None, default=str(DEFAULT))
     add("--task", default="generation", choices=TASKS)
-    add("--base", type=int, default=0, metavar="N", help="the seed of its pre-training")
+    add("--base", type=int, default=60, metavar="N", help="the seed of its pre-training")
     add("--seed", type=int, default=0, metavar="N", help="of tuning and test")
     return parser
 
@@ -119,12 +119,10 @@ class Run:
               *(f"{mean:.2f}" for mean in means), flush=True)
 
 
-def number(least: int, most: int = 10 ** 9) -> Callable[[str], int]:  # a type for argparse
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
-        return int(text)
-    return parse
+def positive(text: str) -> int:  # a type for argparse
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
 
 
 def train_command(folder: Path, task: Task, number: int, seed: int = 0) -> str:

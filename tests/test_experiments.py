@@ -18,7 +18,7 @@ import train
 from train import RESULTS, TuneConfig, key, read_results, weights_checksum
 
 pytestmark = pytest.mark.usefixtures("tiny")
-LATENTS = "latents/generation-base0-Start_2-seed0.pt"
+LATENTS = "latents/generation-base60-Start_2-seed0.pt"
 
 
 class Fork(Repetition):
@@ -41,7 +41,7 @@ def spoil(path, change) -> None:
 
 @pytest.mark.parametrize("damage", [
     lambda path: path.unlink(), lambda path: path.write_text("damaged"),
-    lambda path: path.write_bytes((path.parent / "generation-base0-Comma_1-seed0.pt").read_bytes()),
+    lambda path: path.write_bytes((path.parent / "generation-base60-Comma_1-seed0.pt").read_bytes()),
     lambda path: spoil(path, lambda saved: saved["vectors"].mul_(2)),
     lambda path: spoil(path, lambda saved: saved.update(placement="End_2"))])
 def test_lost_or_foreign_latents_are_refused(damage, finished, capsys):
@@ -53,7 +53,7 @@ def test_another_base_or_task_of_the_same_name_has_no_results(finished, capsys, 
     with monkeypatch.context() as patch:
         patch.setattr(type(TASKS["generation"]), "target_rule", "++9")
         assert "no result of Start_2" in refused(capsys, show, finished, "--method", "Start_2")
-    spoil(finished / "generation-base0.pt",
+    spoil(finished / "generation-base60.pt",
           lambda saved: saved["weights"]["head.weight"].add_(1e-3))
     assert "no result of Start_2" in refused(capsys, show, finished, "--method", "Start_2")
     assert "no result of base" in refused(capsys, controls, finished)
@@ -70,7 +70,7 @@ def test_the_command_that_an_error_names_makes_what_is_missing(finished, capsys)
 
 def test_a_mistyped_folder_is_not_made_and_a_damaged_base_is_named(tmp_path, capsys):
     assert "there is no" in refused(capsys, controls, tmp_path / "typo")
-    (tmp_path / "generation-base0.pt").write_text("damaged")
+    (tmp_path / "generation-base60.pt").write_text("damaged")
     assert "is not a readable base" in refused(capsys, controls, tmp_path)
     assert not (tmp_path / "typo").exists()
 
@@ -118,7 +118,7 @@ def test_results_of_controls_join_the_run_once_and_say_what_they_are(finished, m
     rows = rows_in(finished)
     names += [f"{method}, other rules, {when} full" for method in ("instruction", "reminders")
               for when in ("before", "after")]
-    base = GPT.load(finished / "generation-base0.pt")
+    base = GPT.load(finished / "generation-base60.pt")
     size = sum(weights.numel() for weights in base.parameters())
     assert list(rows)[6:] == names
     assert [rows[name]["trained"] for name in names] == [16, 32, 0, size, 0, size, 0, size]

@@ -135,7 +135,7 @@ def test_a_page_of_another_run_or_task_or_too_large(finished, tmp_path, monkeypa
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     data = json.loads(page.split(explore.OPEN)[1].split(explore.CLOSE)[0])
     assert list(data["answers"]) == ["Start_2", "Comma_1"]
-    assert data["about"].startswith("Base 0") and "mistake by none" in data["about"]
+    assert data["about"].startswith("Base 60") and "mistake by none" in data["about"]
     before = json.loads(PAGE.split(explore.OPEN)[1].split(explore.CLOSE)[0])
     assert explore.fill(page, before) == PAGE
     assert PAGE.count("\n") <= 330 and len(PAGE) < 300_000

@@ -75,12 +75,12 @@ def test_a_line_of_another_experiment_is_neither_lost_nor_mixed_in(where, name, 
 
 def test_another_base_has_lines_of_its_own(finished):
     """By its weights or, where these should be the same, by its settings."""
-    base, path = GPT.load(finished / "generation-base0.pt"), finished / train.RESULTS
+    base, path = GPT.load(finished / "generation-base60.pt"), finished / train.RESULTS
     path.write_bytes(content(finished).replace(b'"adam_lr": 0.003', b'"adam_lr": 0.004'))
     new = ["base", "instruction", "reminders", "Start_2"]
     assert methods(run(finished)[6:]) == new
     base.blocks[0].qkv.weight.data.add_(1e-3)
-    base.save(finished / "generation-base0.pt")
+    base.save(finished / "generation-base60.pt")
     rows = run(finished)
     assert methods(rows[6:]) == new * 2 and rows[-1]["base_checksum"] == weights_checksum(base)
 
@@ -162,7 +162,7 @@ def test_a_full_disk_costs_one_line_and_no_other(finished):
             with pytest.raises(OSError):
                 train.append_result(path, rows[0] | {"seed": seed})
         with pytest.raises(OSError):
-            GPT.load(finished / "generation-base0.pt").save(finished / "other.pt")
+            GPT.load(finished / "generation-base60.pt").save(finished / "other.pt")
     train.append_result(path, rows[0] | {"seed": 9})
     assert [row["seed"] for row in train.read_results(path)] == [*[0] * 6, 9]
     assert not list(finished.glob("*other*"))
@@ -192,7 +192,7 @@ def test_a_base_that_another_command_made_meanwhile_is_taken(tmp_path, monkeypat
     pretrain, models = train.pretrain, []
 
     def slow(task, config, seed, device):
-        if seed == 0:
+        if seed == 60:
             patch.setattr(train, "pretrain", lambda *_: pretrain(task, config, 1, device))
             run(tmp_path)  # another command, which begins later and is faster
         models.append(pretrain(task, config, seed, device))
@@ -202,7 +202,7 @@ def test_a_base_that_another_command_made_meanwhile_is_taken(tmp_path, monkeypat
         patch.setattr(train, "pretrain", slow)
         checksums = {row["base_checksum"] for row in run(tmp_path, "End_2")}
     (mine, _), = models
-    assert checksums == {weights_checksum(GPT.load(tmp_path / "generation-base0.pt"))}
+    assert checksums == {weights_checksum(GPT.load(tmp_path / "generation-base60.pt"))}
     assert weights_checksum(mine) not in checksums and len(list(tmp_path.iterdir())) == 3
 
 
@@ -304,7 +304,7 @@ def test_a_base_of_other_settings_or_text_or_a_damaged_one_is_refused(finished, 
     monkeypatch.setattr(GENERATION, "document", lambda rng, progress: (
         document(rng, progress) if next(number) != 80 else "44@47=83,;"))
     assert "was made with other text: " in refused(capsys, train, *arguments(finished))
-    base = finished / "generation-base0.pt"
+    base = finished / "generation-base60.pt"
     base.write_bytes(b"\xff\xfe damaged")
     assert "is not a readable base: delete it" in refused(capsys, train, *arguments(finished))
     assert base.read_bytes() == b"\xff\xfe damaged"

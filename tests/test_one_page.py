@@ -31,7 +31,7 @@ def test_the_same_answers(model):
 
 
 def test_an_answer_before_the_loss_on_the_way_and_five_answers_after(finished, capsys):
-    one_page.main(finished / "generation-base0.pt", steps=26)
+    one_page.main(finished / "generation-base60.pt", steps=26)
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith(" of 24 right") for line in lines] == [True, *[False] * 2, *[True] * 5]
     assert [line.partition(":")[0] for line in lines[1:3]] == ["step   0", "step  25"]

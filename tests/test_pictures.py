@@ -72,17 +72,18 @@ def test_a_picture_upside_down_or_off_by_half_a_step():
 
 def test_losses_of_other_runs_or_off_their_scale(finished, capsys):
     """From 10 at y = 66 to 0.001, 110 below; of three steps, each is 80 to the right."""
-    base = GPT.load(finished / "generation-base0.pt")
+    base = GPT.load(finished / "generation-base60.pt")
     base.notes |= {"losses": [10.0, 0.1, 0.001]}
-    base.save(finished / "generation-base0.pt")
+    base.save(finished / "generation-base60.pt")
     (finished / "generation-base1.pt").write_text("damaged")
-    tuned = row("Comma_4", {5: 1.0}, starts=[{"lr": 1, "losses": [0.1, 1e-9]}, {"losses": [0.1]}])
+    starts = [{"lr": 1, "losses": [0.1, 1e-9]}, {"losses": [0.1]}]
+    tuned = row("Comma_4", {5: 1.0}, base=60, starts=starts)
     (finished / "results.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in (
-        row("base", {5: 1.0}, starts=[]), tuned)))
+        row("base", {5: 1.0}, base=60, starts=[]), tuned)))
     printed(capsys, str(finished), "--svg", str(finished))
     svg = (finished / "losses.svg").read_text()
     assert [label.text for label in parsed(svg, "text") if "steps" in label.text] == [
-        "generation-base0: 30 steps", "generation-base0, Comma_4, 0: 20 steps"]
+        "generation-base60: 30 steps", "generation-base60, Comma_4, 0: 20 steps"]
     lines = [line.get("points") for line in parsed(svg, "polyline")]
     assert lines == ["56.0,66.0 136.0,121.0 216.0,176.0", "346.0,121.0 466.0,176.0", "346.0,121.0"]
 

@@ -19,9 +19,9 @@ READY = Path(train.__file__).parent / "docs" / "ready"
 def test_it_is_what_train_py_makes_now():
     """After a change of settings: python train.py --out docs/ready, in an empty folder."""
     task, rows = TASKS["generation"], train.read_results(READY / train.RESULTS)
-    base = GPT.load(READY / "generation-base0.pt")
+    base = GPT.load(READY / "generation-base60.pt")
     config = asdict(train.PretrainConfig(**task.pretraining)) | {"text": text_checksum(task)}
-    settings = {"task": task.name, "base": 0, "seed": 0, "tuning": asdict(train.TuneConfig()),
+    settings = {"task": task.name, "base": 60, "seed": 0, "tuning": asdict(train.TuneConfig()),
                 "pretraining": config, "task_checksum": checksum(task),
                 "base_checksum": weights_checksum(base)}
     methods = [*train.REFERENCES, *task.claim.baselines, *task.claim.proposed]

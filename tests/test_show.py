@@ -72,7 +72,7 @@ def test_wrapping_keeps_columns_together(notation, width):
 def test_the_prompt_is_decoded_with_the_latents_of_the_run(finished, capsys, monkeypatch):
     """On random weights: a base of two steps writes nothing but ``;``."""
     monkeypatch.setenv("COLUMNS", "100")
-    base = GPT.load(finished / "generation-base0.pt")
+    base = GPT.load(finished / "generation-base60.pt")
     for weights in base.parameters():
         weights.data.normal_(generator=torch.Generator().manual_seed(0))
     latents = LatentTokens(Placement.parse("Start_1+Comma_1"), base.config.n_embd)

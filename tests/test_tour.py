@@ -16,7 +16,7 @@ def test_its_outputs_are_stored_and_of_the_base_in_docs_ready():
     outputs = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
     assert len(cells) <= 10 and all(outputs)
     assert sum("image/png" in each.get("data", {}) for some in outputs for each in some) == 2
-    checksum = weights_checksum(GPT.load(PAGE.parent / "ready" / "generation-base0.pt"))
+    checksum = weights_checksum(GPT.load(PAGE.parent / "ready" / "generation-base60.pt"))
     assert f"checksum {checksum}\n" in "".join(outputs[0][0]["text"])
 
 

@@ -36,7 +36,7 @@ def test_a_run_has_a_line_for_each_method_and_seed(task, tmp_path, monkeypatch):
     rows = run(tmp_path, "--task", task.name, "--seeds", "0", "1")
     methods = [*train.REFERENCES, *task.claim.baselines, *task.claim.proposed]
     assert [(row["task"], row["base"], row["method"], row["seed"]) for row in rows] == [
-        (task.name, 0, method, seed) for seed in (0, 1) for method in methods]
+        (task.name, 60, method, seed) for seed in (0, 1) for method in methods]
     lengths = [length for each in draw_examples(task, task.test_lengths, "test", 0, 1)
                for length in task.score(each, each.response)]
     for row in rows:
@@ -58,8 +58,8 @@ def test_a_row_knows_its_base_its_latents_and_how_they_were_tuned(finished, tmp_
     assert [row["trained"] for row in rows] == [0, 0, 0, 32, 16, 32]
     assert [row["inserted"] for row in rows] == [0, 0, 0, 2, 5, 6]
     assert {str(path.relative_to(finished)) for path in finished.rglob("*.*")} == {
-        "generation-base0.pt", "results.jsonl", *(row["latents"] for row in rows[3:])}
-    base = GPT.load(finished / "generation-base0.pt")
+        "generation-base60.pt", "results.jsonl", *(row["latents"] for row in rows[3:])}
+    base = GPT.load(finished / "generation-base60.pt")
     assert base.notes["pretraining"]["model"]["n_embd"] == 16 and len(base.notes["losses"]) == 1
     for row in rows:
         assert row["base_checksum"] == weights_checksum(base)

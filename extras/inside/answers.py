@@ -8,7 +8,7 @@ The examples are the first ones of the test, at the longest length that is teste
 import argparse
 from itertools import zip_longest
 
-from extras.runs import Run, make_parser, number
+from extras.runs import Run, make_parser, positive
 from latent_tokens import Placement
 from tasks import Example, draw_examples
 from train import answers, command
@@ -40,7 +40,7 @@ def show(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("answers", __doc__)
     parser.add_argument("--methods", nargs="+", metavar="M", help="default: those of the task")
-    parser.add_argument("--examples", type=number(1, 10_000), default=1, metavar="N")
+    parser.add_argument("--examples", type=positive, default=1, metavar="N")
     command(show, parser, arguments)
 
 

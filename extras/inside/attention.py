@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from extras.runs import Run, make_parser, number
+from extras.runs import Run, make_parser, positive
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT
 from tasks import Example, draw_examples
@@ -138,8 +138,8 @@ def show(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("attention", __doc__)
     parser.add_argument("--method", metavar="M", help="default: the first that the claim proposes")
-    parser.add_argument("--length", type=number(1), default=10, metavar="N", help="or the nearest")
-    parser.add_argument("--examples", type=number(1, 10_000), default=100, metavar="N")
+    parser.add_argument("--length", type=positive, default=10, metavar="N", help="or the nearest")
+    parser.add_argument("--examples", type=positive, default=100, metavar="N")
     command(show, parser, arguments)
 
 

@@ -12,7 +12,7 @@ Without --prompt: the first query of the test. What is wider than the terminal g
 import argparse
 import shutil
 
-from extras.runs import Run, make_parser, number
+from extras.runs import Run, make_parser, positive
 from latent_tokens import Placement, UserError, generate, make_batch
 from tasks import ALPHABET, END, TOKEN_ID, decode, draw_examples, encode
 from train import command
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("show", __doc__)
     parser.add_argument("--method", required=True, metavar="M", help="a placement, as Comma_4")
     parser.add_argument("--prompt", metavar="TEXT", help="default: the first query of the test")
-    parser.add_argument("--tokens", type=number(1, 500), default=20, metavar="N",
+    parser.add_argument("--tokens", type=positive, default=20, metavar="N",
                         help="at most; default: 20")
     command(show, parser, arguments)
 

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from extras.pretrained import Pretrained
-from extras.runs import number, plain_parser
+from extras.runs import plain_parser, positive
 from latent_tokens import (LatentTokens, Placement, generate, make_batch, response_logits,
                            response_loss)
 from model import UserError, weights_checksum
@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--methods", nargs="+", metavar="M", help="default: those of the protocol")
     add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of tuning and test")
     add("--rate", type=float, metavar="R", help="for all methods; default: the protocol's")
-    add("--steps", type=number(1), metavar="N", help="of tuning; default: the task's")
+    add("--steps", type=positive, metavar="N", help="of tuning; default: the task's")
     add("--out", type=Path, default=Path("runs/smollm"), metavar="DIR")
     command(run, parser, arguments)
 
