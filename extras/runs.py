@@ -23,7 +23,6 @@ from tasks import TASKS, Task
 from train import (REFERENCES, RESULTS, TuneConfig, about, append_result, key, read_results,
                    split_means)
 
-
 DEFAULT, READY = Path("runs/default"), Path("docs/ready")  # the second is in the repository
 
 

@@ -11,10 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-from tasks import TOKEN_ID
-
-SEPARATORS = {"Comma": (TOKEN_ID[","],)}
-
 
 def rank(where: str) -> tuple[int, str]:
     """Before one token: Start, End, the periods by the string of k, separators by name."""
@@ -44,7 +40,7 @@ def separator_slots(groups: dict[str, int], token: int, separators) -> list[tupl
     return latent_slots(groups, [where for where in groups if token in separators.get(where, ())])
 
 
-def row_slots(notation: str, query: list[int], response: list[int], separators=SEPARATORS):
+def row_slots(notation: str, query: list[int], response: list[int], separators):
     """All slots of a row. Without a response this is the *augmented query*, which ends with the
     latents that are certain to stand before the first response token. That token is read off its
     end, so a group before a comma cannot belong to it: nobody knows yet whether a comma follows."""
@@ -64,7 +60,7 @@ def position_ids(notation: str, slots: list[tuple]) -> list[int]:
     return [sum(before[0] == "verbal" for before in slots[:i]) for i in range(len(slots))]
 
 
-def seen_slots(notation: str, query, response, separators=SEPARATORS) -> list[list[int]]:
+def seen_slots(notation: str, query, response, separators) -> list[list[int]]:
     """For each slot those that it sees: all up to itself. With "-latest" an older copy of a latent
     is hidden as soon as one slot is fed together with a newer copy: those before one token are fed
     together, but for what is certain at the end of a query, which is fed with the query."""
@@ -79,7 +75,7 @@ def seen_slots(notation: str, query, response, separators=SEPARATORS) -> list[li
     return [[k for k in range(i + 1) if i < hidden_from[k]] for i in range(len(slots))]
 
 
-def read_slots(notation: str, query, response, separators=SEPARATORS) -> list[int]:
+def read_slots(notation: str, query, response, separators) -> list[int]:
     """Where each response token is predicted: the first one at the end of the augmented query,
     every later one at the verbal token before it, whatever latents stand between."""
     slots = row_slots(notation, query, response, separators)
@@ -133,7 +129,7 @@ def embedding(model, vectors: Tensor, tokens: list[int], source: int) -> Tensor:
                for back, table in enumerate(model.embeddings) if t >= back)
 
 
-def row_logits(model, vectors, notation: str, query, response, separators=SEPARATORS) -> Tensor:
+def row_logits(model, vectors, notation: str, query, response, separators) -> Tensor:
     """Logits of every slot of a row, (T, V), in float64."""
     slots = row_slots(notation, query, response, separators)
     x = torch.stack([embedding(model, vectors, query + response, source)
@@ -148,13 +144,13 @@ def row_logits(model, vectors, notation: str, query, response, separators=SEPARA
     return norm(x, model.final_norm.weight) @ model.head.weight.double().T
 
 
-def response_logits(model, vectors, notation, query, response, separators=SEPARATORS) -> Tensor:
+def response_logits(model, vectors, notation, query, response, separators) -> Tensor:
     """Logits that predict each response token, (len(response), V)."""
     logits = row_logits(model, vectors, notation, query, response, separators)
     return logits[read_slots(notation, query, response, separators)]
 
 
-def decode(model, vectors, notation, query, n_tokens: int, separators=SEPARATORS):
+def decode(model, vectors, notation, query, n_tokens: int, separators):
     """Greedy decoding without a cache: (response, least margin of the best token at any step)."""
     response, margin = [], math.inf
     for _ in range(n_tokens):

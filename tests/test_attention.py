@@ -77,5 +77,4 @@ def test_wrong_answers_are_not_read(finished, capsys, monkeypatch):
 
 
 def test_a_mistake_is_one_line(finished, capsys):
-    assert "make one with" in refused(capsys, attention, finished, "--method", "Comma_2")
     assert "no answer is without" in refused(capsys, attention, finished, "--method", "Comma_1")

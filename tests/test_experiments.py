@@ -68,13 +68,6 @@ def test_the_command_that_an_error_names_makes_what_is_missing(finished, capsys)
     show.main([str(folder), *arguments])
 
 
-def test_a_mistyped_folder_is_not_made_and_a_damaged_base_is_named(tmp_path, capsys):
-    assert "there is no" in refused(capsys, controls, tmp_path / "typo")
-    (tmp_path / "generation-base60.pt").write_text("damaged")
-    assert "is not a readable base" in refused(capsys, controls, tmp_path)
-    assert not (tmp_path / "typo").exists()
-
-
 def test_what_does_not_fit_is_refused_before_the_work(finished, capsys):
     before = (finished / RESULTS).read_bytes()
     for name in ("base:random", "Comma_1:shuffled", "Comma_4:turned", "base"):

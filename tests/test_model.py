@@ -1,4 +1,4 @@
-"""The base model: cache, embeddings, no future. Its attention: tests/test_random_cases.py."""
+"""The base model: cache, embeddings, no future. The rest: tests/test_random_cases.py."""
 
 import pytest
 import torch
@@ -53,15 +53,6 @@ def test_neighbouring_positions_differ_whatever_the_default_type():
         assert torch.equal(rotary_tables(torch.tensor([[256, 257]]), 16)[0], cos)
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-def test_an_embedding_sees_two_tokens_back_and_no_further(model):
-    a, b, c = (table.weight for table in model.embeddings)
-    embedded = model.embed(torch.tensor([[5, 7, 9, 11]]))
-    expected = torch.stack([a[5], a[7] + b[5], a[9] + b[7] + c[5], a[11] + b[9] + c[7]])
-    torch.testing.assert_close(embedded[0], expected)
-    last = model.embed_last([[5], [5, 7], [5, 7, 9], [5, 7, 9, 11]])
-    torch.testing.assert_close(last[:, 0], expected)
 
 
 def test_before_the_first_token_there_is_nothing_and_it_is_not_trained():

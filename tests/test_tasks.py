@@ -132,15 +132,6 @@ def test_summation_documents_do_what_was_stated_last():
                 assert int(result) == {"+": a + b, "-": abs(a - b), "x": a * b}[rule]
 
 
-def test_summation_adds_what_the_query_asks_for():
-    example = summation.example(random_source("test", 0), 7)
-    listing, asked = example.query.rstrip(">").split("?")
-    values = dict(item.split("=") for item in listing.split(","))
-    a, b = (values[name] for name in asked)
-    assert len(values) == 7
-    assert example.response == f"{asked[0]}={a}@{asked[1]}={b}>{int(a) + int(b):02d}"
-
-
 def test_the_example_of_the_page_by_hand():  # docs/add_a_task.md
     task = EVERY_TASK["digits"]
     assert [task.item("+9", "472"), task.after("+9", "472=6")] == ["472=6", "726=4"]
@@ -189,8 +180,11 @@ def test_a_task_with_too_few_queries_is_refused(monkeypatch):
 
 
 @each_task
-def test_headers_are_no_targets(task):
-    token_ids, targets = pretraining_batch(task, random_source("pretrain", 3), 1.0, 4, 200)
+def test_rows_are_documents_and_headers_no_targets(task):
+    rng, again = random_source("pretrain", 3), random_source("pretrain", 3)
+    token_ids, targets = pretraining_batch(task, rng, 0.2, 4, 200)
+    documents = "".join(task.document(again, 0.2) for _ in range(200))
+    assert documents.startswith(decode(token_ids[0]))
     for row, target in zip(token_ids.tolist(), targets.tolist()):
         text = decode(row)
         for index, token_id in enumerate(row[1:]):
@@ -200,11 +194,3 @@ def test_headers_are_no_targets(task):
                 assert target[index] == -100
             else:
                 assert target[index] == token_id
-
-
-@each_task
-def test_a_row_starts_with_a_document(task):
-    rng, again = random_source("pretrain", 3), random_source("pretrain", 3)
-    token_ids, _ = pretraining_batch(task, rng, 0.0, 1, 40)
-    text = "".join(task.document(again, 0.0) for _ in range(40))
-    assert text.startswith(decode(token_ids[0]))

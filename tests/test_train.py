@@ -95,14 +95,6 @@ def test_each_line_can_be_read_before_the_next_result_is_there(tmp_path, monkeyp
     assert seen == ["generation,", *train.REFERENCES]
 
 
-def test_a_mean_is_over_the_lengths_of_a_split():
-    """A length may be in two, and one may have none."""
-    row = {"lengths": [1, 5, 6, 16], "exact": [1.0, 0.8, 0.5, 0.0],
-           "splits": {"ID": [1, 5], "OOD": [6, 24], "far OOD": [16, 24], "none": [30, 40]}}
-    assert train.split_means(row, "exact") == pytest.approx(
-        {"ID": 0.9, "OOD": 0.25, "far OOD": 0.0, "none": nan}, nan_ok=True)
-
-
 def test_each_phase_and_seed_sees_queries_of_its_own(tmp_path, monkeypatch):
     """Tuning and the choice of a start see in-distribution lengths, the test the longest."""
     seen, of_result = defaultdict(list), {}

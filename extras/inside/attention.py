@@ -17,7 +17,6 @@ nearest group alone, by place in the item.
 
 import argparse
 from dataclasses import dataclass
-from math import inf
 from unittest import mock
 
 import torch
@@ -78,7 +77,7 @@ def head_weights(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
         """softmax(q k^T / sqrt(K)) v of one layer; keeps the softmax, (1, H, T, T)."""
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         visible = torch.ones_like(scores).tril()
-        weights.append(scores.masked_fill(visible == 0, -inf).softmax(dim=-1))
+        weights.append(scores.masked_fill(visible == 0, -torch.inf).softmax(dim=-1))
         return weights[-1] @ v
 
     with mock.patch.object(F, "scaled_dot_product_attention", written_out):

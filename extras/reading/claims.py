@@ -110,11 +110,10 @@ def differences(found: Iterable[Experiment]) -> list[Difference]:
     """All that were observed, ID and OOD."""
     compared = []
     for each in found:
-        proposed = each.claim.proposed
-        beside = tuple(method + LATEST for method in proposed)  # compared, and no claims
-        for metric, *methods in product(each.claim.metrics, proposed + beside,
-                                        each.claim.baselines):
-            one = Difference(each, metric, tuple(methods), methods[0] in proposed)
+        claim = each.about.claim
+        beside = tuple(method + LATEST for method in claim.proposed)  # compared, and no claims
+        for metric, *methods in product(claim.metrics, claim.proposed + beside, claim.baselines):
+            one = Difference(each, metric, tuple(methods), methods[0] in claim.proposed)
             if one.values("ID") and one.values("OOD"):
                 compared.append(one)
     return compared

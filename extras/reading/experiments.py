@@ -39,10 +39,6 @@ class Experiment:
         return TASKS.get(self.task) or TASKS.get(self.task.partition("-")[0]) or Unknown()
 
     @property
-    def claim(self) -> Claim:
-        return self.about.claim
-
-    @property
     def methods(self) -> list[str]:
         return list(dict.fromkeys(row["method"] for row in self.rows))
 

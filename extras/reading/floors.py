@@ -49,10 +49,6 @@ def no_arithmetic(item: str) -> str:
     return f"{left}@{right}={'00' if '00' not in (left, right) else max(left, right)}"
 
 
-def wrong_rules(task: Task) -> dict[str, Policy]:
-    return {f"the rule `{each.target_rule}`": partial(follow, each) for each in other_rules(task)}
-
-
 def policies(task: Task) -> dict[str, Policy]:
     constant = draw_examples(task, task.test_lengths[-1:], "tune", 0, 1)[0].response
     found = {"a constant: the true answer to another query": lambda example: constant,
@@ -78,7 +74,8 @@ def measure(task: Task, policies: dict[str, Policy]) -> dict[str, dict]:
 
 def tables(task: Task) -> str:
     """A table for each metric: of the wrong rules the best one OOD and their mean, and the rest."""
-    rules, others, text = measure(task, wrong_rules(task)), measure(task, policies(task)), []
+    wrong = {f"the rule `{each.target_rule}`": partial(follow, each) for each in other_rules(task)}
+    rules, others, text = measure(task, wrong), measure(task, policies(task)), []
     for metric in task.claim.metrics:
         means = {name: split_means(row, metric) for name, row in rules.items()}
         best = max(means, key=lambda name: means[name]["OOD"])

@@ -37,7 +37,7 @@ def styles(each: Experiment) -> dict[str, tuple[str, float, str]]:
     """Proposed methods are bold, references thin; in the order of drawing, thin ones on top."""
     proposed, others = cycle(PROPOSED), cycle(OTHERS)
     chosen = {method: REFERENCES.get(method)
-              or next(proposed if method in each.claim.proposed else others)
+              or next(proposed if method in each.about.claim.proposed else others)
               for method in each.methods}
     return dict(sorted(chosen.items(), key=lambda item: -item[1][1]))
 
@@ -107,7 +107,7 @@ def spread(wanted: list[float], bottom: float) -> list[float]:
 
 def curves(each: Experiment) -> str:
     """The metric at each length: a line for the mean of each method, faint ones for its bases."""
-    looks, margin, metric = styles(each), LEFT + WIDTH + 24, each.claim.metrics[0]
+    looks, margin, metric = styles(each), LEFT + WIDTH + 24, each.about.claim.metrics[0]
     height = max(HEIGHT, GAP * len(looks))
     x = scale(each.lengths[0] - 0.5, each.lengths[-1] + 0.5, LEFT, LEFT + WIDTH)
     y, bases, means = scale(0, 1, TOP + height, TOP), defaultdict(list), defaultdict(list)
@@ -128,7 +128,7 @@ def curves(each: Experiment) -> str:
                   element("circle", cx=line[-1][0], cy=line[-1][1], r=1.5 + width / 2, fill=colour),
                   segment(*line[-1], margin - 4, label, colour, stroke_width=0.8),
                   text(margin, label + 4, method, fill=colour,
-                       font_weight="bold" if method in each.claim.proposed else "normal")]
+                       font_weight="bold" if method in each.about.claim.proposed else "normal")]
     return picture(margin + 16 + 9 * max(map(len, looks)), TOP + height + 52,
                    f"{each.task}: {metric}, mean over bases (faint: each base)", parts)
 

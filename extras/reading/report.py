@@ -23,8 +23,7 @@ def report(args: argparse.Namespace) -> None:
     paths = args.results or [folder_of_run(str(DEFAULT))]
     found = experiments(read(paths))
     if args.svg:
-        pictures.write(found, args.svg, paths)
-        return
+        return pictures.write(found, args.svg, paths)
     sys.stdout.reconfigure(errors="replace")  # "±", on a terminal that has no such sign
     print("\n".join(filter(None, [sections(found), claims_table(found)])), end="")
 

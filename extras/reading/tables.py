@@ -1,6 +1,6 @@
 """Experiments as tables in Markdown."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from statistics import fmean, stdev
 
 from extras.claims import DRAWS, EXACT, Difference, differences, inner_range, verdicts
@@ -12,9 +12,8 @@ def markdown(head: list[str], lines: Iterable[list[str]]) -> str:
     return f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n{rows}\n"
 
 
-def mean_and_sd(values: Iterable[float]) -> str:
+def mean_and_sd(values: Collection[float]) -> str:
     """``0.93 ± 0.02``"""
-    values = list(values)
     sd = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
     return f"{fmean(values):.2f}{sd}" if values else ""
 
@@ -26,7 +25,7 @@ def span(lengths: list[int]) -> str:
 
 def methods_table(each: Experiment) -> str:
     """Each method on each split, by each metric of the claim."""
-    columns = [(metric, name) for metric in each.claim.metrics for name in each.splits]
+    columns = [(metric, name) for metric in each.about.claim.metrics for name in each.splits]
     lines = []
     for method in each.methods:
         mine = [row for row in each.rows if row["method"] == method]
@@ -91,10 +90,11 @@ def summary_table(found: list[Experiment]) -> str:
     """A row for each task: OOD means by the first metric of its claim, and the verdicts."""
     judged, lines = verdicts(differences(found)), []
     for each in found:
-        metric, lengths = each.claim.metrics[0], each.splits["OOD"]
+        claim, lengths = each.about.claim, each.splits["OOD"]
+        metric = claim.metrics[0]
         ours, theirs = (", ".join(
             f"`{method}` {mean_and_sd(each.by_base(method, metric, lengths).values())}"
-            for method in methods) for methods in (each.claim.proposed, each.claim.baselines))
+            for method in methods) for methods in (claim.proposed, claim.baselines))
         against = {}
         for one, (_, verdict) in judged.items():
             if one.experiment is each and one.metric == metric:
