@@ -201,13 +201,12 @@ def test_a_new_task_that_needs_an_edit(monkeypatch):
     assert tables.claims_table([unheard]) == ""
 
 
-def test_docs_or_figures_of_the_readme_that_are_made_of_other_rows(tmp_path):
-    assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 4
-    confirmed, more = (experiments(read([ROOT / "docs" / "results" / f"{name}.jsonl"]))
-                       for name in ("confirm", "more"))
-    pictures.write(confirmed, tmp_path, [])
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        path.name: path.read_bytes() for path in (ROOT / "docs").glob("*.svg")}
+def test_docs_or_figures_of_the_readme_that_are_made_of_other_rows():
+    assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 2
+    confirmed = results.confirmed(beside=False)
+    more = experiments(read([ROOT / "docs" / "results" / "more.jsonl"]))
+    assert {each.task: pictures.curves(each) for each in confirmed} == {
+        path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.svg")}
     assert f"\n\n{tables.summary_table(confirmed)}\n" in README
     moved = next(each for each in more if each.task == "generation")
     values = moved.by_base("Start_4:Comma_4", "accuracy", moved.splits["ID"]).values()

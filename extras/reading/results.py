@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, from the rows in docs/results/.
+"""The tables and pictures of docs/results.md, from the rows in docs/results/.
 
     python -m extras.results
 
@@ -10,29 +10,35 @@ import argparse
 from pathlib import Path
 import re
 
-from extras.experiments import experiments, read
+from extras.experiments import Experiment, experiments, read
+from extras.pictures import curves
 from extras.runs import plain_parser
 from extras.tables import claims_table, sections
+from latent_tokens import LATEST
 from train import command
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
 
+def confirmed(beside: bool) -> list[Experiment]:
+    """The confirming run, with or without ``-latest``, of which nothing was claimed."""
+    rows = read([PAGE.parent / "results" / "confirm.jsonl"])
+    return experiments([row for row in rows if beside or LATEST not in row["method"]])
+
+
 def fill(page: str) -> str:
     """The page with its tables made anew."""
-    raw = PAGE.parent / "results"
-    first, second, third = (experiments(read([raw / f"{run}.jsonl"]))
-                            for run in ("confirm", "second", "third"))
-    made = {"claims": claims_table(first), "confirm": sections(first),
-            "second": claims_table(second), "third": claims_table(third)}
-    return re.sub(r"<!--(claims|confirm|second|third)-->.*?<!--end-->",
+    made = {"claims": claims_table(confirmed(False)), "confirm": sections(confirmed(True))}
+    return re.sub(r"<!--(claims|confirm)-->.*?<!--end-->",
                   lambda block: f"<!--{block[1]}-->\n\n{made[block[1]]}\n<!--end-->", page,
                   flags=re.DOTALL)
 
 
 def write(_: argparse.Namespace) -> None:
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    for each in confirmed(False):
+        (PAGE.parent / f"{each.task}.svg").write_text(curves(each), encoding="utf-8")
+    print(f"wrote {PAGE} and its pictures")
 
 
 if __name__ == "__main__":
