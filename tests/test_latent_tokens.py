@@ -72,6 +72,15 @@ def test_no_latents_is_the_base_model_bit_for_bit_and_decoding_from_scratch(mode
 
 
 @pytest.mark.parametrize("notation", PLACEMENTS)
+def test_a_ragged_batch_equals_each_row_alone(model, notation):
+    latents = some_latents(notation)
+    together = response_logits(model, latents, some_batch(latents.placement))
+    for b, response in enumerate(RESPONSES):
+        alone = response_logits(model, latents, some_batch(latents.placement, slice(b, b + 1)))
+        torch.testing.assert_close(together[b, :len(response)], alone[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("notation", PLACEMENTS)
 def test_unsynchronized_decoding_equals_each_row_alone_and_what_is_trained(writer, notation):
     """Teacher forcing along a greedy decode chooses the very tokens that decoding chose."""
     latents = some_latents(notation)
