@@ -2,7 +2,7 @@
 
     python -m extras.exercises --blank > my.py      the functions, empty
     python -m extras.exercises my.py                which of them are right, and the first mistake
-    python -m extras.exercises --check runs/default what exercises 6 to 9 give on this run
+    python -m extras.exercises --check runs/default what exercises 7 to 9 give on this run
 
 docs/exercises.md has the exercises.
 """
@@ -118,7 +118,7 @@ def first_mistake(name: str, function: Callable) -> str:
     return next(filter(None, (case.mistake(function) for case in asked)), "")
 
 
-CHECKED = (  # exercises 6 to 9
+CHECKED = (  # exercises 7 to 9
     "Comma_4 Start_4 End_4 Comma_4:40_4 Comma_4:80_4 Comma_4:random Comma_4:shuffled "
     "Comma_4:Comma_4-own Start_4:Start_4-own End_4:End_4-own Comma_4:Equals_4 Start_4:Equals_4 "
     "End_4:Equals_4").split()

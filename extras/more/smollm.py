@@ -34,7 +34,7 @@ glass hill horse house iron key king lake leaf map milk moon ocean plate rain ri
 shell snow stone water""".split()  # one token each, after a space or not
 METRICS = ("accuracy", "exact", "forced")  # forced: see teacher_forced
 REFERENCES = ("base", "instruction", "examples")  # nothing is said; the rule in words; three lines
-RATES = {  # of AdamW, chosen in the pilot; a placement that is not listed takes that of Start_4
+RATES = {  # of AdamW, guesses until the pilot; what is not listed takes that of Start_4
     "Start_4": 0.1, "End_4": 0.1, "Comma_4": 0.1, "Comma_4-own": 0.03, "Comma_4-latest": 0.1,
     "Comma_4-own-latest": 0.03, "Start_4-own": 0.1, "Comma_1": 0.1}
 

@@ -11,7 +11,7 @@ theirs minus ours). What is observed on a base is a mean over its tuning seeds.
 p is that of a one-sided sign-flip test: the share of all ways to give the bases' differences signs
 that yield a sum as large as theirs (beyond 20 bases, of 100,000 ways that are drawn). Of the two
 differences the larger p counts, and all claims of a table are corrected for their number (Holm
-1979). With fewer than five bases p < 0.05 is out of reach, and with ten claims it takes eight.
+1979). With fewer than five bases p < 0.05 is out of reach, and with twelve claims it takes eight.
 
 The range beside a mean goes from the second lowest base to the second highest: of ten bases, a
 97.9 % interval of the median, whatever their shape.

@@ -2,7 +2,7 @@
 
     python -m extras.floors
 
-No run and no model: the queries are those of the test, seed 0, and the answers are written here. A
+No run and no model: 256 queries are drawn as those of the test, and the answers are written here. A
 wrong rule is one of the other rules of the task's family, followed without a mistake.
 """
 

@@ -1,6 +1,6 @@
 """Control rows for a run of train.py: are placement and learned vectors what matters?
 
-    python -m extras.controls runs/default --task generation --base 0
+    python -m extras.controls runs/default --task generation --base 60
     python -m extras.controls runs/default --rows full Start_20       these alone
 
 Their results join those of the run. Here Comma_4 is the first placement that the claim proposes:
