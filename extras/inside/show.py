@@ -83,8 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("show", __doc__)
     parser.add_argument("--method", required=True, metavar="M", help="a placement, as Comma_4")
     parser.add_argument("--prompt", metavar="TEXT", help="default: the first query of the test")
-    parser.add_argument("--tokens", type=positive, default=20, metavar="N",
-                        help="at most; default: 20")
+    parser.add_argument("--tokens", type=positive, default=20, metavar="N", help="default: 20")
     command(show, parser, arguments)
 
 

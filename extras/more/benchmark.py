@@ -4,8 +4,7 @@
 
 All placements of the run on the longest test queries, relative to no latents. *Slots* are those of
 a query with its answer, *places* what the KV cache holds of them at the end: with ``-latest`` newer
-copies overwrite older ones. All are timed in turn, and the least of several times counts: a machine
-has its moods.
+copies overwrite older ones. All are timed in turn, and the least of several times counts.
 """
 
 import argparse

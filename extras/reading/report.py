@@ -2,7 +2,6 @@
 
     python -m extras.report runs/default
     python -m extras.report docs/results/confirm.jsonl       any number of folders, or files of rows
-    python -m extras.report runs/default --svg docs          pictures in their place (pictures.py)
 
 A cell is the mean over lengths, then over the tuning seeds of a base, then over bases, with the sd
 between bases. experiments.py says which rows are averaged, claims.py how differences are judged.

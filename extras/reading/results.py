@@ -2,8 +2,7 @@
 
     python -m extras.results
 
-The text is written by hand. What stands between ``<!--claims-->`` (or confirm, ...) and the next
-``<!--end-->`` is made here, and a test compares.
+What stands between ``<!--claims-->`` or ``<!--confirm-->`` and ``<!--end-->`` is made here.
 """
 
 import argparse
