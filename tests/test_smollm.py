@@ -9,7 +9,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from extras import report, smollm
-from extras.smollm import END, TASKS, Base, draw, teacher_forced, with_opening
+from extras.smollm import END, TASKS, VERBS, Base, draw, teacher_forced, with_opening
 from latent_tokens import Placement, generate
 from tasks import Example, Score
 from train import RESULTS, read_results
@@ -37,10 +37,9 @@ def base():
 
 def test_the_examples_of_the_docstrings():
     assert TASKS["down3"].example("71", 3) == ("71,", "68,65,62")
-    assert TASKS["down3"].example("4", 2) == ("4,", "1,98")
-    assert TASKS["repeat"].example("river", 3) == ("river x 3 ->", " river, river, river\n")
-    query, response = TASKS["ring"].example("fox", 4)
-    assert response == f" {query.removesuffix(' ->')}, fox\n" and query.count(",") == 2
+    query, response = TASKS["past"].example(0, 4)
+    verbs = query.removesuffix(" ->").split(", ")
+    assert len(set(verbs)) == 4 and response == f" {', '.join(VERBS[verb] for verb in verbs)}\n"
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -54,25 +53,24 @@ def test_one_wrong_item():
     task = TASKS["down3"]
     scores = task.score(task.example("71", 4), "68,65,61,59")
     assert [*scores.values()] == [(1, True), (1, True), (0, False), (1, False)]
-    task = TASKS["repeat"]
-    example = task.example("fox", 3)
-    assert task.score(example, " fox, fix, fox\n") == {3: (1, False)}
-    assert task.score(example, " fox, fox, fox") == {3: (0, False)}  # no stop
+    task, example = TASKS["past"], Example("go, eat ->", " went, ate\n")
+    assert task.score(example, " went, eat\n") == task.score(example, " went, ate") == {
+        2: (0.5, False)}  # no stop
+    assert task.score(example, " went, ate, saw\n") == {2: (0.5, False)}
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_words_that_are_tuned_on_and_tested(task):
-    words = {purpose: {example.query.split()[0].strip(",")
-                       for example in draw(task, purpose, task.id_lengths, 500, 0)}
-             for purpose in ("tune", "validation", "test")}
-    kept, n = words["test"] | words["validation"], len(task.subjects)
-    assert len(kept) == len(words["test"]) + len(words["validation"]) == 3 * n // 10
-    assert words["tune"] == {*task.subjects} - (kept if task.apart else set())
+def test_queries_that_are_tuned_on_and_tested(task):
+    longest = [max(task.test_lengths)]
+    queries = {purpose: {example.query for example in draw(task, purpose, longest, 1000, 0)}
+               for purpose in ("tune", "validation", "test")}
+    counted = (sum if task.apart else max)(map(len, queries.values()))
+    assert counted == len(set.union(*queries.values())) == len(task.subjects)
     assert draw(task, "test", [5], 9, 0) != draw(task, "test", [5], 9, 1)
 
 
 def test_openings():
-    task, asked = TASKS["repeat"], [Example("fox x 2 ->", " fox, fox\n")]
+    task, asked = TASKS["past"], [Example("go, eat ->", " went, ate\n")]
     assert with_opening(task, "base", asked, 0) == asked
     for method in "instruction", "examples":
         (query, response), = with_opening(task, method, asked, 0)
@@ -104,14 +102,14 @@ def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_pat
     for task in TASKS:
         monkeypatch.setattr(TASKS[task], "test_examples", 20)
         for _ in range(2):
-            smollm.main(["--task", task, "--methods", "base", "Comma_1-own-latest", "--steps", "2",
+            smollm.main(["--tasks", task, "--methods", "base", "Comma_1-own-latest", "--steps", "2",
                          "--seeds", "100", "--out", str(tmp_path)])
     rows = read_results(tmp_path / RESULTS)
     assert [(row["task"], row["method"]) for row in rows] == [
         (task, method) for task in TASKS for method in ("base", "Comma_1-own-latest")]
     for row in rows:
         assert len(row["forced"]) == len(row["lengths"]) and len(row["answers"]) >= 18
-    assert [row["inserted"] for row in rows] == [0, 20, 0, 19, 0, 37]  # commas, also of a query
+    assert [row["inserted"] for row in rows] == [0, 20, 0, 38]  # commas, also of a query
     capsys.readouterr()
     report.main([str(tmp_path)])
     assert capsys.readouterr().out.count("| `Comma_1-own-latest` | 1 | 16 |") == len(TASKS)

