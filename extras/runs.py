@@ -78,8 +78,7 @@ class Run:
         return self.about | {"method": method, "seed": seed, "tuning": asdict(config)}
 
     def row(self, method: str, seed: int) -> dict:
-        """The newest result of a method, whatever its tuning settings. Raises UserError if there is
-        none, and says how to make it."""
+        """The newest result of a method, of any tuning settings. UserError says how to make one."""
         asked = self.new_row(method, seed, TuneConfig())
         for row in reversed(self.rows):
             if (key(row | {"tuning": {}}) == key(asked | {"tuning": {}})
@@ -144,8 +143,7 @@ CHANGES = ("random", "shuffled")
 
 @dataclass(frozen=True)
 class Control:
-    """Tuned latents that are changed, or stand in the places of another placement
-    (controls.py says how). What is no control of its placement cannot be built: UserError."""
+    """Tuned latents, changed or in the places of another placement: see controls.py."""
 
     placement: Placement
     change: str  # one of CHANGES, or a placement

@@ -205,7 +205,7 @@ def test_docs_or_figures_of_the_readme_that_are_made_of_other_rows():
     assert results.fill(PAGE) == PAGE and PAGE.count("<!--end-->") == 2
     confirmed = results.confirmed(beside=False)
     more = experiments(read([ROOT / "docs" / "results" / "more.jsonl"]))
-    assert {each.task: pictures.curves(each) for each in confirmed} == {
+    assert results.drawn() == {
         path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.svg")}
     assert f"\n\n{tables.summary_table(confirmed)}\n" in README
     moved = next(each for each in more if each.task == "generation")

@@ -1,6 +1,7 @@
 """extras/more/smollm.py: its tasks, and its rows on a tiny random Llama whose tokens are letters.
 Skipped without ``transformers``."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,14 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from extras import report, smollm
+from extras.experiments import experiments, read
 from extras.smollm import END, TASKS, VERBS, Base, draw, teacher_forced, with_opening
+from extras.tables import mean_and_sd
 from latent_tokens import Placement, generate
 from tasks import Example, Score
 from train import RESULTS, read_results
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Letters:
@@ -118,3 +123,18 @@ def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_pat
 def test_that_the_methods_of_the_protocol_are_placements():
     for task in TASKS.values():
         assert all(str(Placement.parse(method)) == method for method in task.rates)
+
+
+def test_figures_of_the_page_or_of_the_readme_that_are_of_other_rows():
+    page, readme = ((DOCS / name).read_text(encoding="utf-8") for name in (
+        "smollm.md", "../README.md"))
+    down3, beyond = experiments(read([DOCS / "results" / "smollm.jsonl"]))[0], {}
+    for method in down3.methods:
+        cells = [mean_and_sd(down3.by_base(method, metric, down3.splits[split]).values())
+                 for metric, split in (("exact", "ID"), ("exact", "OOD"), ("exact", "far OOD"),
+                                       ("forced", "OOD"), ("forced", "far OOD"))]
+        cells = [cell if index in (1, 3) else cell[:4] for index, cell in enumerate(cells)]
+        assert f"\n| `{method}` | {' | '.join(cells)} |\n" in page
+        beyond[method] = cells[1][:4]
+    assert ("`Comma_4` has {Comma_4} exact beyond the lengths tuned on, `Start_4` {Start_4} "
+            .format(**beyond)) in " ".join(readme.split())

@@ -3,8 +3,7 @@
     python -m extras.benchmark runs/default
 
 All placements of the run on the longest test queries, relative to no latents. *Slots* are those of
-a query with its answer, *places* what the KV cache holds of them at the end: with ``-latest`` newer
-copies overwrite older ones. All are timed in turn, and the least of several times counts.
+a query with its answer, *places* what the KV cache holds at the end. The least of five counts.
 """
 
 import argparse

@@ -166,8 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("exercises", __doc__)
     parser.add_argument("file", nargs="?")
     parser.add_argument("--blank", action="store_true", help="print the empty functions")
-    parser.add_argument("--check", type=folder_of_run, nargs="+", metavar="DIR",
-                        help="folders of runs")
+    parser.add_argument("--check", type=folder_of_run, nargs="+", metavar="DIR", help="runs")
     command(compare, parser, arguments)
 
 

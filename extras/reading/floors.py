@@ -6,7 +6,6 @@ No run and no model: 256 queries are drawn as those of the test, and the answers
 wrong rule is one of the other rules of the task's family, followed without a mistake.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -88,9 +87,6 @@ def tables(task: Task) -> str:
     return "\n".join(text)
 
 
-def show(_: argparse.Namespace) -> None:
-    print("\n".join(map(tables, THREE)), end="")
-
-
 if __name__ == "__main__":
-    command(show, plain_parser("floors", __doc__), None)
+    command(lambda _: print("\n".join(map(tables, THREE)), end=""), plain_parser("floors", __doc__),
+            None)

@@ -105,9 +105,9 @@ def spread(wanted: list[float], bottom: float) -> list[float]:
     return places
 
 
-def curves(each: Experiment) -> str:
-    """The metric at each length: a line for the mean of each method, faint ones for its bases."""
-    looks, margin, metric = styles(each), LEFT + WIDTH + 24, each.about.claim.metrics[0]
+def curves(each: Experiment, metric: str = "") -> str:
+    """A metric (the claim's first) at each length: for each method its mean, faint its bases."""
+    looks, margin, metric = styles(each), LEFT + WIDTH + 24, metric or each.about.claim.metrics[0]
     height = max(HEIGHT, GAP * len(looks))
     x = scale(each.lengths[0] - 0.5, each.lengths[-1] + 0.5, LEFT, LEFT + WIDTH)
     y, bases, means = scale(0, 1, TOP + height, TOP), defaultdict(list), defaultdict(list)

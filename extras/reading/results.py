@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/results.md, from the rows in docs/results/.
+"""The tables and pictures of docs/results.md, and smollm.svg, from the rows in docs/results/.
 
     python -m extras.results
 
@@ -25,6 +25,14 @@ def confirmed(beside: bool) -> list[Experiment]:
     return experiments([row for row in rows if beside or LATEST not in row["method"]])
 
 
+def drawn() -> dict[str, str]:
+    """All pictures, by name."""
+    mine = "Start_4", "Comma_4", "Comma_4-own-latest"
+    real = [row for row in read([PAGE.parent / "results/smollm.jsonl"]) if row["method"] in mine]
+    return {"smollm": curves(experiments(real)[0], "forced"),
+            **{each.task: curves(each) for each in confirmed(False)}}
+
+
 def fill(page: str) -> str:
     """The page with its tables made anew."""
     made = {"claims": claims_table(confirmed(False)), "confirm": sections(confirmed(True))}
@@ -35,8 +43,8 @@ def fill(page: str) -> str:
 
 def write(_: argparse.Namespace) -> None:
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    for each in confirmed(False):
-        (PAGE.parent / f"{each.task}.svg").write_text(curves(each), encoding="utf-8")
+    for name, svg in drawn().items():
+        (PAGE.parent / f"{name}.svg").write_text(svg, encoding="utf-8")
     print(f"wrote {PAGE} and its pictures")
 
 

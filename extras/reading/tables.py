@@ -25,7 +25,8 @@ def span(lengths: list[int]) -> str:
 
 def methods_table(each: Experiment) -> str:
     """Each method on each split, by each metric of the claim."""
-    columns = [(metric, name) for metric in each.about.claim.metrics for name in each.splits]
+    columns = [(metric, name) for metric in each.about.claim.metrics if metric in each.rows[0]
+               for name in each.splits]
     lines = []
     for method in each.methods:
         mine = [row for row in each.rows if row["method"] == method]

@@ -2,12 +2,11 @@
 
     python -m extras.score Comma_4 Start_4        what runs/default has tuned, on few queries
     python -m extras.score Start_4:Comma_4        the vectors of Start_4, placed as Comma_4
-    python -m extras.score Comma_4:Comma_2        the first two vectors of Comma_4
     python -m extras.score Comma_4:shuffled       or random: see controls.py
     python -m extras.score --tune Equals_4        tune first, with one start
 
-By items (accuracy), so that one mistake does not hide what comes after, on some 32 queries of the
-test. No result is saved, so an edit of the code can be tried on a finished run.
+By items (accuracy): a mistake does not hide what comes after. On some 32 queries of the test. No
+result is saved, so an edit of the code can be tried on a finished run.
 """
 
 import argparse
