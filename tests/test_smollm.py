@@ -1,13 +1,11 @@
 """extras/more/smollm.py: its tasks, and its rows on a tiny random Llama whose tokens are letters.
-Skipped without ``transformers``."""
+What needs a model is skipped without ``transformers``."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
 
 from extras import report, smollm
 from extras.experiments import experiments, read
@@ -33,6 +31,7 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def base():
+    transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(vocab_size=128, hidden_size=16, intermediate_size=16,
                                       num_hidden_layers=1, num_attention_heads=2,
@@ -81,6 +80,15 @@ def test_openings():
         (query, response), = with_opening(task, method, asked, 0)
         assert query.endswith(END + asked[0].query) and response == asked[0].response
     assert query.count("->") == query.count(END) + 1 == 4
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_an_opening_that_tells_a_tests_answers(task):
+    tests = draw(task, "test", task.test_lengths, task.test_examples, 0)
+    opened, *_ = with_opening(task, "examples", tests, 0)
+    lines = opened.query.splitlines()[:3]
+    assert len({*lines}) == 3 and not [
+        query for query, _ in tests for line in lines if line.startswith(query)]
 
 
 @pytest.mark.parametrize("choices, right", [

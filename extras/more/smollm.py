@@ -49,7 +49,7 @@ class Down3(Task):
     tune_lengths, test_lengths, test_examples = (5,), (20,), 20  # an answer has all its lengths
     subjects = [str(number) for number in range(70, 100)]  # 20 items later: still two digits
     instruction = "Count down in steps of 3: "
-    apart = False  # a test's numbers are tuned on, too: what is new is the length
+    apart = False  # queries of a test are tuned on, too: a new number asks for arithmetic
 
     def example(self, subject: str, length: int) -> Example:
         numbers = [int(subject) - 3 * k for k in range(1, length + 1)]
@@ -145,7 +145,7 @@ def tune(base: Base, task: Task, row: dict, config: TuneConfig) -> tuple[LatentT
 
 def with_opening(task: Task, method: str, examples: list[Example], seed: int) -> list[Example]:
     """The examples with what a reference says before each query."""
-    three = draw(task, "tune", task.id_lengths[-3:], 3, seed)
+    three = draw(task, "tune", task.id_lengths[-1:], 30, seed)[-3:]  # no test asks for these
     lines = "".join("".join(each).rstrip(END) + END for each in three)
     opening = {"instruction": task.instruction, "examples": lines}.get(method, "")
     return [Example(opening + query, response) for query, response in examples]
@@ -198,7 +198,8 @@ def complete(row: dict, base: Base, task: Task, folder: Path, config: TuneConfig
     started, latents, notes = time.perf_counter(), base.nothing, {}
     if row["method"] not in REFERENCES:
         latents, notes = tune(base, task, row, config)
-        row["latents"] = "latents/{task}-{method}-seed{seed}-rate{rate}.pt".format(**row)
+        row["latents"] = ("latents/{task}-{method}-seed{seed}-{rate}-{steps}-{weight_decay}.pt"
+                          .format(**asdict(config) | row))
         latents.save(folder / row["latents"])
     row |= test(base, task, latents, row, config)
     row |= {"trained": latents.vectors.numel(), "vectors_checksum": weights_checksum(latents),
@@ -230,7 +231,7 @@ def run(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("smollm", __doc__)
     add = parser.add_argument
-    add("--tasks", nargs="+", default=[*TASKS], choices=TASKS)
+    add("--tasks", nargs="+", default=["down3"], choices=TASKS)
     add("--methods", nargs="+", metavar="M", help="default: those of the protocol")
     add("--seeds", type=int, nargs="+", default=range(5), metavar="N", help="of tuning and test")
     add("--rate", type=float, metavar="R", help="for all methods; default: the protocol's")

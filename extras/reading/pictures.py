@@ -121,6 +121,7 @@ def curves(each: Experiment, metric: str = "") -> str:
         element("polyline", points=points(line), fill="none", stroke=looks[method][0], opacity=0.3)
         for (method, _), line in bases.items() if method not in REFERENCES]
     labels = spread([line[-1][1] for line in means.values()], y(0))
+    one = "base" if len({row["base_checksum"] for row in each.rows}) > 1 else "seed"
     for (method, line), label in zip(means.items(), labels):
         colour, width, dashes = looks[method]
         parts += [element("polyline", points=points(line), fill="none", stroke=colour,
@@ -130,7 +131,7 @@ def curves(each: Experiment, metric: str = "") -> str:
                   text(margin, label + 4, method, fill=colour,
                        font_weight="bold" if method in each.about.claim.proposed else "normal")]
     return picture(margin + 16 + 9 * max(map(len, looks)), TOP + height + 52,
-                   f"{each.task}: {metric}, mean over bases (faint: each base)", parts)
+                   f"{each.task}: {metric}, mean over {one}s (faint: each {one})", parts)
 
 
 def loss_curves(runs: list[tuple[str, list[list[float]]]]) -> str:
