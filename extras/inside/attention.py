@@ -11,7 +11,7 @@ side are one group. A verbal token of the answer attends to four kinds of slots:
     own item        verbal tokens of the item that it is in, itself among them
     older items     all other verbal tokens before it
 
-"uniform": if all visible slots got the same. The second table: the nearest group, by place in it.
+"uniform": if all visible slots got the same. Second table: the nearest group, by place in its item.
 """
 
 import argparse
