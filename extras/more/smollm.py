@@ -37,7 +37,7 @@ draw drew, drive drove, fight fought, fly flew, forget forgot, get got, hold hel
 sang, sleep slept, wear wore""".split(","))  # one token each
 METRICS = ("accuracy", "exact", "forced")  # forced: see teacher_forced
 REFERENCES = ("base", "instruction", "examples")  # nothing is said; the rule in words; three lines
-RATES = {  # of AdamW, chosen in a pilot; what is not listed takes that of Start_4
+RATES = {  # of AdamW, chosen in the pilot of down3; what is not listed takes that of Start_4
     "Start_4": 0.03, "Start_4-own": 0.1, "End_4": 0.03, "Comma_4": 0.1, "Comma_4-own": 0.03,
     "Comma_4-latest": 0.03, "Comma_4-own-latest": 0.03}
 
