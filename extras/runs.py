@@ -143,7 +143,7 @@ CHANGES = ("random", "shuffled")
 
 @dataclass(frozen=True)
 class Control:
-    """Tuned latents, changed or in the places of another placement: see controls.py."""
+    """Tuned latents, changed or placed elsewhere (see controls.py). UserError: no control."""
 
     placement: Placement
     change: str  # one of CHANGES, or a placement

@@ -9,7 +9,7 @@ import torch
 
 from extras import report, smollm
 from extras.experiments import experiments, read
-from extras.smollm import END, TASKS, VERBS, Base, draw, teacher_forced, with_opening
+from extras.smollm import END, RATES, TASKS, VERBS, Base, draw, teacher_forced, with_opening
 from extras.tables import mean_and_sd
 from latent_tokens import Placement, generate
 from tasks import Example, Score
@@ -123,21 +123,24 @@ def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_pat
     for row in rows:
         assert len(row["forced"]) == len(row["lengths"]) and len(row["answers"]) >= 18
     assert [row["inserted"] for row in rows] == [0, 20, 0, 38]  # commas, also of a query
+    for option in ["--steps", "3"], ["--weight-decay", "0.5"]:  # settings have files of their own
+        smollm.main(["--methods", "Comma_1-own-latest", "--seeds", "100", "--steps", "2",
+                     "--out", str(tmp_path / "s"), *option])
+    assert len(list((tmp_path / "s" / "latents").iterdir())) == 2
     capsys.readouterr()
     report.main([str(tmp_path)])
     assert capsys.readouterr().out.count("| `Comma_1-own-latest` | 1 | 16 |") == len(TASKS)
 
 
 def test_that_the_methods_of_the_protocol_are_placements():
-    for task in TASKS.values():
-        assert all(str(Placement.parse(method)) == method for method in task.rates)
+    assert all(str(Placement.parse(method)) == method for method in RATES)
 
 
 def test_figures_of_the_page_or_of_the_readme_that_are_of_other_rows():
     page, readme = ((DOCS / name).read_text(encoding="utf-8") for name in (
         "smollm.md", "../README.md"))
     down3, beyond = experiments(read([DOCS / "results" / "smollm.jsonl"]))[0], {}
-    for method in TASKS["down3"].rates:
+    for method in RATES:
         cells = [mean_and_sd(down3.by_base(method, metric, down3.splits[split]).values())
                  for metric, split in (("exact", "ID"), ("exact", "OOD"), ("exact", "far OOD"),
                                        ("forced", "OOD"), ("forced", "far OOD"))]

@@ -42,9 +42,15 @@ RATES = {  # of AdamW, chosen in the pilot of down3; what is not listed takes th
     "Comma_4-latest": 0.03, "Comma_4-own-latest": 0.03}
 
 
+def right_items(example: Example, text: str) -> list[bool]:
+    """Is each item of the true answer at its place in this one?"""
+    written, truth = text.split(","), example.response.split(",")
+    return [written[k:k + 1] == [item] for k, item in enumerate(truth)]
+
+
 class Down3(Task):
     """Count down by 3. Query ``71,``, response ``68,65,62`` (length 3)."""
-    name, rates = "down3", RATES
+    name = "down3"
     id_lengths, ood_lengths, far_lengths = range(1, 6), range(6, 21), range(16, 21)
     tune_lengths, test_lengths, test_examples = (5,), (20,), 20  # an answer has all its lengths
     subjects = [str(number) for number in range(70, 100)]  # 20 items later: still two digits
@@ -57,15 +63,14 @@ class Down3(Task):
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """``accuracy`` at length k: is item k right? ``exact``: are all k?"""
-        written, truth = text.split(","), example.response.split(",")
-        right = [written[k:k + 1] == [item] for k, item in enumerate(truth)]
-        return {k: Score(float(right[k - 1]), all(right[:k])) for k in range(1, len(truth) + 1)}
+        right = right_items(example, text)
+        return {k: Score(float(right[k - 1]), all(right[:k])) for k in range(1, len(right) + 1)}
 
 
 class Past(Task):
     """Put verbs in the past tense. Query ``go, eat ->``, response `` went, ate`` and a new line
     (length 2)."""
-    name, rates, apart = "past", RATES, True
+    name, apart = "past", True
     id_lengths, ood_lengths, far_lengths = range(2, 6), range(6, 21), range(16, 21)
     tune_lengths, test_examples, subjects = range(2, 6), 57, range(1000)  # lists, not verbs
     instruction = "Put each verb in the past tense.\n"
@@ -76,9 +81,8 @@ class Past(Task):
 
     def score(self, example: Example, text: str) -> dict[int, Score]:
         """``accuracy``: the share of items that are right."""
-        written, truth = text.split(","), example.response.split(",")
-        right = fmean(written[k:k + 1] == [item] for k, item in enumerate(truth))
-        return {len(truth): Score(right, text == example.response)}
+        right = right_items(example, text)
+        return {len(right): Score(fmean(right), text == example.response)}
 
 
 TASKS = {task.name: task for task in (Down3(), Past())}
@@ -217,10 +221,10 @@ def run(args: argparse.Namespace) -> None:
         config = TuneConfig(steps=args.steps, batch_size=4, starts=(), drop_at=(),
                             weight_decay=args.weight_decay, validation_examples=50,
                             test_examples=task.test_examples)
-        shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or task.rates}}
+        shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or RATES}}
         print(line.format(f"{task.name}: {' '.join(METRICS)}", *task.splits))
-        for seed, method in product(args.seeds, args.methods or [*REFERENCES, *task.rates]):
-            rate = args.rate or task.rates.get(method, task.rates["Start_4"])
+        for seed, method in product(args.seeds, args.methods or [*REFERENCES, *RATES]):
+            rate = args.rate or RATES.get(method, RATES["Start_4"])
             row = shared | {"method": method, "seed": seed, "base": seed, "rate": rate}  # for an sd
             row = finished.get(key(row)) or complete(row, base, task, args.out, config)
             means = zip(*(split_means(row, metric).values() for metric in METRICS))
