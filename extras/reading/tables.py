@@ -81,7 +81,7 @@ def claims_table(found: list[Experiment]) -> str:
                       "" if p is None else f"{p:.3f}", verdict])
         before = claim_name(one)
     drawn = any(len(one.drops) > EXACT for one in compared)
-    head = ["claim", "ours: ID, OOD, far", "baseline: ID, OOD, far", "OOD difference",
+    head = ["claim", "proposed: ID, OOD, far", "baseline: ID, OOD, far", "OOD difference",
             "difference of drops", "bases above zero", f"p ({DRAWS:,} draws)" if drawn else "p",
             "verdict"]
     return markdown(head, lines) if lines else ""
@@ -100,12 +100,12 @@ def summary_table(found: list[Experiment]) -> str:
         for one, (_, verdict) in judged.items():
             if one.experiment is each and one.metric == metric:
                 against.setdefault(verdict, {})[f"`{one.methods[1]}`"] = None
-        said = "; ".join(f"{verdict} against {', '.join(names)}"
+        said = "; ".join(verdict if len(names) == len(claim.baselines)
+                         else f"{verdict} against {', '.join(names)}"
                          for verdict, names in against.items())
-        tested = each.about.length_name.format(span(lengths))
-        lines.append([f"{each.task.capitalize()}, {metric}", span(each.splits["ID"]), tested, ours,
-                      theirs, said])
-    return markdown(["task", "tuned on", "tested on", "ours", "baselines", "verdict"], lines)
+        lines.append([f"{each.task.capitalize()}, {metric}", span(each.splits["ID"]),
+                      each.about.length_name.format(span(lengths)), ours, theirs, said])
+    return markdown(["task", "tuned on", "tested on", "proposed", "baselines", "verdict"], lines)
 
 
 def mean_and_range(values: list[float]) -> str:
