@@ -37,9 +37,10 @@ draw drew, drive drove, fight fought, fly flew, forget forgot, get got, hold hel
 sang, sleep slept, wear wore""".split(","))  # one token each
 METRICS = ("accuracy", "exact", "forced")  # forced: see teacher_forced
 REFERENCES = ("base", "instruction", "examples")  # nothing is said; the rule in words; three lines
-RATES = {  # of AdamW, chosen in the pilot of down3; what is not listed takes that of Start_4
-    "Start_4": 0.03, "Start_4-own": 0.1, "End_4": 0.03, "Comma_4": 0.1, "Comma_4-own": 0.03,
-    "Comma_4-latest": 0.03, "Comma_4-own-latest": 0.03}
+RATES = {  # of AdamW, by a pilot of each task; what is not listed takes that of Start_4
+    "down3": {"Start_4": 0.03, "Start_4-own": 0.1, "End_4": 0.03, "Comma_4": 0.1,
+              "Comma_4-own": 0.03, "Comma_4-latest": 0.03, "Comma_4-own-latest": 0.03},
+    "past": {"Start_4": 0.1, "End_4": 0.03, "Comma_4": 0.1}}
 
 
 def right_items(example: Example, text: str) -> list[bool]:
@@ -68,8 +69,7 @@ class Down3(Task):
 
 
 class Past(Task):
-    """Put verbs in the past tense. Query ``go, eat ->``, response `` went, ate`` and a new line
-    (length 2)."""
+    """Verbs in the past tense. Query ``go, eat ->``, response `` went, ate`` and a new line."""
     name, apart = "past", True
     id_lengths, ood_lengths, far_lengths = range(2, 6), range(6, 21), range(16, 21)
     tune_lengths, test_examples, subjects = range(2, 6), 57, range(1000)  # lists, not verbs
@@ -221,10 +221,11 @@ def run(args: argparse.Namespace) -> None:
         config = TuneConfig(steps=args.steps, batch_size=4, starts=(), drop_at=(),
                             weight_decay=args.weight_decay, validation_examples=50,
                             test_examples=task.test_examples)
-        shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or RATES}}
+        rates = RATES[task.name]
+        shared = about(base, task) | {"tuning": asdict(config) | {"rate": args.rate or rates}}
         print(line.format(f"{task.name}: {' '.join(METRICS)}", *task.splits))
-        for seed, method in product(args.seeds, args.methods or [*REFERENCES, *RATES]):
-            rate = args.rate or RATES.get(method, RATES["Start_4"])
+        for seed, method in product(args.seeds, args.methods or [*REFERENCES, *rates]):
+            rate = args.rate or rates.get(method, rates["Start_4"])
             row = shared | {"method": method, "seed": seed, "base": seed, "rate": rate}  # for an sd
             row = finished.get(key(row)) or complete(row, base, task, args.out, config)
             means = zip(*(split_means(row, metric).values() for metric in METRICS))
