@@ -123,10 +123,10 @@ def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_pat
     for row in rows:
         assert len(row["forced"]) == len(row["lengths"]) and len(row["answers"]) >= 18
     assert [row["inserted"] for row in rows] == [0, 20, 0, 38]  # commas, also of a query
-    for option in ["--steps", "3"], ["--weight-decay", "0.5"]:  # settings have files of their own
+    for option in ["--steps", "3"], ["--weight-decay", "0.5"], ["--rate", "0.5"]:  # own files
         smollm.main(["--methods", "Comma_1-own-latest", "--seeds", "100", "--steps", "2",
                      "--out", str(tmp_path / "s"), *option])
-    assert len(list((tmp_path / "s" / "latents").iterdir())) == 2
+    assert len(list((tmp_path / "s" / "latents").iterdir())) == 3
     capsys.readouterr()
     report.main([str(tmp_path)])
     assert capsys.readouterr().out.count("| `Comma_1-own-latest` | 1 | 16 |") == len(TASKS)
