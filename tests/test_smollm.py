@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from extras import report, smollm
+from extras.claims import holm, sign_flip
 from extras.experiments import experiments, read
 from extras.smollm import END, RATES, TASKS, VERBS, Base, draw, teacher_forced, with_opening
 from extras.tables import mean_and_sd
@@ -133,19 +134,28 @@ def test_rows_that_are_done_again_or_that_the_report_does_not_read(base, tmp_pat
 
 
 def test_that_the_methods_of_the_protocol_are_placements():
-    assert all(str(Placement.parse(method)) == method for method in RATES["down3"])
+    assert all(str(Placement.parse(method)) == method for task in TASKS for method in RATES[task])
 
 
 def test_figures_of_the_page_or_of_the_readme_that_are_of_other_rows():
-    page, readme = ((DOCS / name).read_text(encoding="utf-8") for name in (
+    page, readme = (" ".join((DOCS / name).read_text(encoding="utf-8").split()) for name in (
         "smollm.md", "../README.md"))
-    down3, beyond = experiments(read([DOCS / "results" / "smollm.jsonl"]))[0], {}
-    for method in RATES["down3"]:
-        cells = [mean_and_sd(down3.by_base(method, metric, down3.splits[split]).values())
-                 for metric, split in (("exact", "ID"), ("exact", "OOD"), ("exact", "far OOD"),
-                                       ("forced", "OOD"), ("forced", "far OOD"))]
-        cells = [cell if index in (1, 3) else cell[:4] for index, cell in enumerate(cells)]
-        assert f"\n| `{method}` | {' | '.join(cells)} |\n" in page
-        beyond[method] = cells[1][:4]
-    assert ("has {Comma_4} exact beyond the lengths tuned on, `Start_4` {Start_4} ([one task, five"
-            .format(**beyond)) in " ".join(readme.split())
+    beyond, third = {}, {}
+    for name in "smollm", "smollm_past", "smollm3":
+        found = experiments(read([DOCS / "results" / f"{name}.jsonl"]))[0]
+        for method in [each for each in found.methods if each in RATES[found.task]]:
+            cells = [mean_and_sd(found.by_base(method, metric, found.splits[split]).values())
+                     for metric, split in (("exact", "ID"), ("exact", "OOD"), ("exact", "far OOD"),
+                                           ("forced", "OOD"), ("forced", "far OOD"))]
+            cells = [cell if index in (1, 3) else cell[:4] for index, cell in enumerate(cells)]
+            assert f"| `{method}` | {' | '.join(cells)} |" in page
+            beyond[f"{name} {method}"] = cells[1][:4]
+            third[method] = found.by_base(method, "exact", found.splits["OOD"])
+    said = ("{smollm Comma_4} exact beyond the lengths tuned on, `Start_4` {smollm Start_4}, and "
+            "{smollm_past Comma_4} and {smollm_past Start_4} in a second task")
+    assert said.format(**beyond) in readme
+    assert "ahead, {smollm3 Comma_4-own-latest} and {smollm3 Start_4} on".format(**beyond) in readme
+    ours = third["Comma_4-own-latest"]
+    p_values = holm([sign_flip([ours[seed] - third[start][seed] for seed in ours])
+                     for start in ("Start_4", "Start_4-own")])
+    assert all(f"(p = {p:.3f}" in page for p in p_values)
