@@ -153,7 +153,7 @@ def test_figures_of_the_page_or_of_the_readme_that_are_of_other_rows():
             third[method] = found.by_base(method, "exact", found.splits["OOD"])
     for said in ("{smollm Comma_4} exact beyond the lengths tuned on, `Start_4` {smollm Start_4};",
                  "second task {smollm_past Comma_4}, `Start_4` {smollm_past Start_4} (",
-                 "protocol): {smollm3 Comma_4-own-latest}, `Start_4` {smollm3 Start_4} (eight"):
+                 "ours has {smollm3 Comma_4-own-latest}, `Start_4` {smollm3 Start_4} (third"):
         assert said.format(**beyond) in readme
     ours = third["Comma_4-own-latest"]
     p_values = holm([sign_flip([ours[seed] - third[start][seed] for seed in ours])
