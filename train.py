@@ -50,7 +50,7 @@ class TuneConfig:
     """The budget of one tuning, the same for every method, and that of its test."""
     steps: int = 300
     batch_size: int = 16  # examples per step, all of one in-distribution length
-    starts: tuple[float, ...] = (0.5, 1.0, 2.0)  # as many tunings begin, at these learning rates;
+    starts: tuple[float, ...] = (0.5, 1.0, 2.0)  # learning rates: at each of them one begins;
     drop_at: tuple[float, ...] = (1 / 6, 1 / 2)  # at each of these shares of the steps one goes
     weight_decay: float = 0.05
     warmup: int = 10  # steps
@@ -163,11 +163,11 @@ def to_batch(placement: Placement, examples: list[Example], device=None) -> Batc
 
 
 class Start:
-    """Latents that are tuned beside others, which begin with other learning rates."""
+    """Latents that are tuned beside others, which begin with other vectors and learning rates."""
 
-    def __init__(self, base: GPT, placement: Placement, seed: int, lr: float, config: TuneConfig):
+    def __init__(self, base: GPT, placement: Placement, rng: torch.Generator, lr: float, config):
         self.model, self.latents = base, LatentTokens(placement, base.config.n_embd).to(base.device)
-        self.latents.initialize(base.token_embedding, torch.Generator().manual_seed(seed % 2 ** 63))
+        self.latents.initialize(base.token_embedding, rng)
         defaults = {"lr": lr, "weight_decay": config.weight_decay}
         self.optimizer = Muon(self.latents.parameters(), defaults)
         self.losses = []
@@ -199,7 +199,8 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
     and again. Returns the last one, and for its row how all of them went."""
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(placement, examples, base.device)
-    starts = going = [begin(base, placement, seed, lr, config) for lr in config.starts]
+    vectors = torch.Generator().manual_seed(seed % 2 ** 63)  # each start draws its own
+    starts = going = [begin(base, placement, vectors, lr, config) for lr in config.starts]
     drops = [max(1, round(share * config.steps)) for share in config.drop_at]
     rng = random_source(f"{task.name}/tune", seed)
     bar = tqdm(range(config.steps), f"tuning {placement}", leave=False, disable=None)
@@ -216,9 +217,8 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
     chosen = ranked(going, validation)[0]
     warn_of_first_tokens(chosen, validation)
     return chosen, {"start": starts.index(chosen), "starts": [
-        {"lr": lr, "losses": curve(start.losses),
-         "validation_loss": curve([start.validation_loss])[0]}
-        for lr, start in zip(config.starts, starts)]}
+        {"lr": lr, "losses": curve(one.losses), "validation_loss": curve([one.validation_loss])[0]}
+        for lr, one in zip(config.starts, starts)]}
 
 
 def answers(base: GPT, latents: LatentTokens, task: Task, method: str,

@@ -45,7 +45,7 @@ def default_rows(task: Task) -> list[str]:
 class AllWeights(Start):
     """What is trained is a copy of the base, without latents."""
 
-    def __init__(self, base: GPT, placement: Placement, seed: int, lr: float, config: TuneConfig):
+    def __init__(self, base: GPT, placement: Placement, rng: torch.Generator, lr: float, config):
         self.model = deepcopy(base).requires_grad_(True)
         self.latents = LatentTokens(placement, base.config.n_embd)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr, weight_decay=0.05)
