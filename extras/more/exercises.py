@@ -133,14 +133,14 @@ def check(folders: list[Path]) -> None:
         raise UserError(f"{', '.join(map(str, folders))}: no base of Generation is there")
     for run in tqdm(runs, "checking", leave=False, disable=None):
         latents = {"base": LatentTokens(Placement(), run.base.config.n_embd)}
-        latents |= {name: make(run, name, 0) for name in CHECKED}
-        latents["Equals_4, tuned"] = tune_once(run, Placement.parse("Equals_4"), 0)
+        seed = min((row["seed"] for row in run.rows), default=0)
+        latents |= {name: make(run, name, seed) for name in CHECKED}
+        latents["Equals_4, tuned"] = tune_once(run, Placement.parse("Equals_4"), seed)
         for name, each in latents.items():
-            found.setdefault(name, []).append(score(run, each, 0))
+            found.setdefault(name, []).append(score(run, each, seed))
     for name, means in found.items():
-        splits = ([f"{mean[split]:.2f}" for mean in means] for split in means[0])
-        found[name] = [f"`{name}`", *(
-            "-".join(sorted({min(cells), max(cells)})) for cells in splits)]
+        splits = ({f"{mean[split]:.2f}" for mean in means} for split in means[0])
+        found[name] = [f"`{name}`", *("-".join(sorted({min(c), max(c)})) for c in splits)]
     bases = ", ".join(str(run.number) for run in runs)
     print(markdown([f"bases {bases}", "ID", "OOD", "far OOD"], found.values()), end="")
 
