@@ -16,7 +16,7 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
 * A response token is read off the last slot fed before it: the first one off the end of the
   augmented query (perhaps a latent of End or k_m), a later one off the *verbal* token before it.
   After ``3`` comes ``,``, and only once ``,`` is known is <C> inserted before it, and both are fed.
-  So no latent of Comma_m announces a comma: one that opens a response the model writes by itself.
+  So no latent of Comma_m announces a comma: where one opens a response, no latent calls for it.
 
     the paper     here            shape    meaning
     m             Group.m                  latents in a group
@@ -24,8 +24,8 @@ start and one before each comma; the query is ``1,2``, the response ``3,4``.
     s_1 ... s_t   token_ids       (B, N)   verbal tokens: query, then response, then padding
     {s, u}        sources         (B, T)   of each slot: j < M for latent j, M + t for token t
 
-j and t count from 0: above, M is 2, sources are 0 2 1 3 4 5 1 6 7. Letters as in model.py, and
-R response tokens. Ours is ``Comma_4-latest``: only the newest copies are seen, or kept in a cache.
+j and t count from 0: above, M is 2, sources are 0 2 1 3 4 5 1 6 7. B rows, N tokens, T slots, width
+D, R response tokens. Not in the paper: ``-latest``, which sees, and caches, only the newest copies.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from model import NOT_SCORED, UserError, pad, save_whole
 
 SEPARATORS: dict[str, Collection[int]] = {}  # name -> before which tokens: tasks.py adds Comma
-PLACES = {  # name -> do its latents stand behind ``before``, all verbal tokens of a row so far?
+PLACES = {  # name -> do its latents come next? ``before``: the row's verbal tokens so far
     "Start": lambda before, query_length: not before,
     "End": lambda before, query_length: len(before) == query_length}
 COUNTS = [str(n) for n in range(1, 1000)]  # m and k in a placement
@@ -166,7 +166,7 @@ class AugmentedRow:
 
     def take_new_slots(self) -> tuple[list[int], list[int], list[int]]:
         """Sources, position ids and places in the KV cache of the slots not fed yet, which now
-        count as fed. Source M is the first verbal token among *them*: no other is embedded again.
+        count as fed. Here source M is the first verbal token not fed yet: only these are embedded.
         With ``-latest`` a copy takes the place of the one before; hidden ones have place 0."""
         M, new = self.placement.total, slice(self.fed_slots, None)
         sources = [j if j < M else j - self.fed_tokens for j in self.sources[new]]

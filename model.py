@@ -71,7 +71,7 @@ class KVCache:
 
     def visible(self, places: Tensor) -> Tensor:
         """Make room for slots at these places (B, T); returns what they see, (B, T, S): what is
-        stored and not overwritten by them, and of themselves those that are not later."""
+        stored already, less what they overwrite, and of themselves those up to each slot."""
         before = self.is_seen.shape[1]
         S, self.is_first_call = max(before, int(places.max()) + 1), before == 0
         self.is_seen = F.pad(self.is_seen, (0, S - before)).scatter(1, places, True)
@@ -88,7 +88,7 @@ class KVCache:
         row, S = torch.arange(len(places), device=places.device)[:, None], self.is_seen.shape[1]
         self.keys[layer][row, :, places] = k.transpose(1, 2)  # (B, T, H, K)
         self.values[layer][row, :, places] = v.transpose(1, 2)
-        if self.is_first_call:  # its mask may show what is at place 0 from now on
+        if self.is_first_call:  # what is stored at place 0 may still be seen in it
             return k, v
         return self.keys[layer, :, :, :S], self.values[layer, :, :, :S]
 
@@ -157,7 +157,7 @@ class GPT(nn.Module):
         for block in self.blocks:  # every block starts as the identity, predictions as uniform:
             nn.init.zeros_(block.attention_out.weight)
             nn.init.zeros_(block.mlp_out.weight)
-        nn.init.zeros_(self.head.weight)  # in step 1 it alone learns, then these two, too, then all
+        nn.init.zeros_(self.head.weight)  # in step 1 it alone learns, from step 3 on all do
 
     def save(self, path, replace: bool = True) -> None:
         save_whole({"config": asdict(self.config), "notes": self.notes,
@@ -186,7 +186,7 @@ class GPT(nn.Module):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """x_t = E_0[s_t] + E_1[s_(t-1)] + E_2[s_(t-2)] of verbal tokens s, (B, N) to (B, N, D).
-        Before the first token id V stands in, whose embedding (``padding_idx``) is 0 for good.
+        Places before the first token hold id V, whose embedding (``padding_idx``) stays 0.
         Raises IndexError on an id outside the vocabulary."""
         N, V = token_ids.shape[1], self.config.vocab_size
         unknown = token_ids[(token_ids < 0) | (token_ids >= V)]

@@ -2,8 +2,8 @@
 
 All is text over one small alphabet, a character a token. A task is a *family of rules* that its
 pre-training documents follow, and one *target rule* that latents are tuned to elicit. A header such
-as ``G+-9:`` states a rule, at the start or between items. It holds until another is stated, and the
-plain rule before the first. Queries state nothing: to elicit the target rule is the latents' work.
+as ``G+-9:`` states a rule, at the start or between items. It holds until another is stated (in
+Repetition, or forgotten). Queries state nothing: to elicit the target rule is the latents' work.
 """
 
 from collections.abc import Iterable, Sequence
@@ -61,9 +61,9 @@ class Claim(NamedTuple):
 class Task:
     """A family of rules, and the guide to adding one of your own.
 
-    Subclass it, set the attributes without a default, write the first three methods, and add an
-    instance to TASKS. Use the characters of ALPHABET, put commas between items, close a document
-    with END, and draw all that is random from ``rng``. A length needs hundreds of queries."""
+    Subclass it, set the attributes without a default, write the three methods that raise, and add
+    an instance to TASKS. Use the characters of ALPHABET, put commas between items, close a document
+    with END, and draw all that is random from ``rng``. A length needs about a hundred queries."""
 
     name: str  # on the command line
     letter: str  # opens a header, "G" in "G+-9:", and stands nowhere else
@@ -100,7 +100,7 @@ class Task:
         return self.letter + rule + self.colon
 
     @property
-    def instruction(self) -> str:  # the target rule in words: before a query,
+    def instruction(self) -> str:  # the target rule's header: before a query,
         return self.header(self.target_rule)
 
     reminder = instruction  # and after each comma
@@ -199,7 +199,7 @@ class Repetition(Task):
 
     A rule says *which sign* stands for @ (+ or -) and *where to stop* (at item 1, or at item 0). So
     the first item needs the instruction, and the stop needs it again, n commas later; n + 2 items
-    in all. The plain rule is +1. Each is scored; ``exact`` asks for all of them and the stop."""
+    in all, each scored; ``exact`` asks for all of them and the stop. The plain rule is +1."""
 
     name, letter = "repetition", "R"
     colon = "::"  # two, as an embedding also sees the two tokens before its own (model.py)

@@ -61,7 +61,7 @@ class TuneConfig:
 
 FAST_PRETRAIN = {"steps": 20, "warmup": 5}
 FAST_TUNE = {"steps": 6, "warmup": 1, "validation_examples": 20, "test_examples": 22}
-# Methods without latents: nothing is said; the rule in words, once; after every comma, too.
+# Methods without latents: nothing is said; the rule's header, once; after every comma, too.
 REFERENCES = ("base", "instruction", "reminders")
 
 
@@ -163,7 +163,7 @@ def to_batch(placement: Placement, examples: list[Example], device=None) -> Batc
 
 
 class Start:
-    """Latents that are tuned beside others, which begin with other vectors and learning rates."""
+    """One start of a tuning (no placement): latents, with vectors and a rate of their own."""
 
     def __init__(self, base: GPT, placement: Placement, rng: torch.Generator, lr: float, config):
         self.model, self.latents = base, LatentTokens(placement, base.config.n_embd).to(base.device)
@@ -195,8 +195,8 @@ def warn_of_first_tokens(start: Start, batch: Batch) -> None:
 
 def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneConfig,
          begin: type[Start] = Start) -> tuple[Start, dict]:
-    """Train latents on in-distribution lengths: several starts, of which the worst is dropped again
-    and again. Returns the last one, and for its row how all of them went."""
+    """Train latents on in-distribution lengths: several starts, of which the worst goes at each
+    of ``drop_at``. Returns the best, and for its row how all of them went."""
     examples = draw_examples(task, task.id_lengths, "validation", seed, config.validation_examples)
     validation = to_batch(placement, examples, base.device)
     vectors = torch.Generator().manual_seed(seed % 2 ** 63)  # each start draws its own
@@ -223,13 +223,13 @@ def tune(base: GPT, task: Task, placement: Placement, seed: int, config: TuneCon
 
 def answers(base: GPT, latents: LatentTokens, task: Task, method: str,
             examples: list[Example]) -> list[str]:
-    """The generated text for each example. A reference has the rule in words, before the query and
-    perhaps as a reminder after each comma; the text is without these."""
+    """The generated text for each example, without headers: ``instruction`` has that of the rule
+    before the query, ``reminders`` after each comma, too."""
     opening = task.instruction * (method in ("instruction", "reminders"))
     comma = "," + task.reminder * (method == "reminders")
 
-    def overrule(token_ids: list[int], choice: int) -> int:  # a comma's reminder is written first
-        recent = decode(token_ids[::-1][:len(comma) - 1])  # backwards, as much as a reminder
+    def overrule(token_ids: list[int], choice: int) -> int:  # after a comma spell the reminder
+        recent = decode(token_ids[::-1][:len(comma) - 1])  # the latest first
         return TOKEN_ID[comma[1 + recent.index(",")]] if "," in recent else choice
 
     asked = [Example(opening + query.replace(",", comma), response.replace(",", comma))

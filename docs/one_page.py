@@ -20,7 +20,7 @@ def predict(base: model.GPT, latents: Tensor, token_ids: list[int]) -> Tensor:
         if token_ids[t] == COMMA:
             inputs += list(latents)
             position_ids += [t] * len(latents)  # that of the comma, so that no token moves
-        verbal_slots.append(len(inputs))  # where tokens stand: latents predict nothing
+        verbal_slots.append(len(inputs))  # where tokens stand: these latents predict nothing
         inputs.append(embedding)
         position_ids.append(t)
     return base(torch.stack(inputs)[None], torch.tensor([position_ids]))[0, verbal_slots]
