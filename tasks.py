@@ -17,7 +17,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from latent_tokens import SEPARATORS
+from latent_tokens import SEPARATORS, Placement
 from model import NOT_SCORED, UserError
 
 ALPHABET = ";,:0123456789+-x@=*>?GRSabcdefghijklmnopqrstuvwyz"  # x: an operation and a variable
@@ -126,10 +126,6 @@ def equation(rule: str, left: str, right: str) -> str:
     return f"{left}@{right}={digits[0]}{digits[1]}"
 
 
-def two_digits(rng: random.Random) -> str:
-    return f"{rng.randrange(100):02d}"
-
-
 class Generation(Task):
     """Continue a chain of equations; each takes the last operand and the last result.
 
@@ -153,7 +149,7 @@ class Generation(Task):
 
     def example(self, rng: random.Random, length: int) -> Example:
         left = f"{rng.randint(1, 8)}{rng.randint(1, 8)}"  # 0 and 9 hide a rule, or end a chain
-        chain = [equation(self.target_rule, left, two_digits(rng))]
+        chain = [equation(self.target_rule, left, f"{rng.randrange(100):02d}")]
         for _ in range(length):
             chain.append(self.after(chain[-1]))
         return Example(chain[0], "".join("," + item for item in chain[1:]))
@@ -180,7 +176,7 @@ class Generation(Task):
         Two equations on average in the first half of pre-training, five in the second."""
         rule, text, states_rule = self.plain_rule, "", rng.random() < 0.75
         place = 0 if rng.random() < 0.75 else rng.randint(1, 4)  # before which equation
-        left, right = two_digits(rng), two_digits(rng)
+        left, right = (f"{rng.randrange(100):02d}" for _ in range(2))
         for index in count():
             if states_rule and (index == place or rng.random() < self.restated):
                 rule = rng.choice(self.rules)
@@ -320,8 +316,8 @@ def pretraining_batch(task: Task, rng: random.Random, progress: float, batch_siz
         while len(text) <= block_size:
             text += task.document(rng, progress)
         token_ids.append(encode(text[:block_size]))
-        blank = re.sub(headers, lambda header: " " * len(header[0]), text)[1:block_size + 1]
-        targets.append([TOKEN_ID.get(each, NOT_SCORED) for each in blank])  # a space has no id
+        blank = re.sub(headers, lambda header: "\0" * len(header[0]), text)[1:block_size + 1]
+        targets.append([TOKEN_ID.get(each, NOT_SCORED) for each in blank])  # \0 has no id
     return torch.tensor(token_ids), torch.tensor(targets)
 
 
@@ -335,7 +331,7 @@ def draw(task: Task, length: int, purpose: str, rng: random.Random) -> Example:
         example = task.example(rng, length)
         if purpose_of(example.query) == purpose:
             return example
-    raise ValueError(f"{task.name} has no {purpose} query of length {length}: allow more queries")
+    raise UserError(f"{task.name} has no {purpose} query of length {length}: allow more queries")
 
 
 def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
@@ -347,9 +343,8 @@ def draw_examples(task: Task, lengths: Sequence[int], purpose: str, seed: int,
 
 def checksum(task: Task) -> int:
     """Changes with text, rule, lengths, examples or scores: results of two tasks do not mix."""
-    lengths = [*task.id_lengths, *task.test_lengths]
-    examples = [each for purpose in ("tune", "validation", "test")
-                for each in draw_examples(task, lengths, purpose, seed=0, count=20)]
+    examples = [each for purpose in ("tune", "validation", "test") for each in draw_examples(
+        task, [*task.id_lengths, *task.test_lengths], purpose, seed=0, count=20)]
     scores = [task.score(each, text) for each in examples for text in (  # 4 kinds of answer
         each.response, each.response[:-1], each.response.replace("3", "4"), "00@00=00," * 24)]
     parts = text_checksum(task), (task.instruction, task.reminder), task.splits, examples, scores
@@ -364,17 +359,22 @@ def text_checksum(task: Task) -> int:  # of a sample of the pre-training text, a
 
 def check(task: Task, show: bool = False) -> None:
     """Raises UserError where a task contradicts itself, before anything is trained on it."""
-    rng = random_source("check", 0)
-    documents = [task.document(rng, 0.9) for _ in range(3)]
-    example = task.example(rng, task.id_lengths[-1])
+    documents = [task.document(random_source("check", seed), 0.9) for seed in range(3)]
+    examples = draw_examples(task, task.id_lengths, "tune", seed=0, count=100)
     if show:
-        print(f"{task.name}: documents, a query, its response", *documents, *example, sep="\n")
-    encode("".join([task.letter, task.instruction, task.reminder, *documents, *example]))
-    if task.letter in (text := "".join([*example, END])):
-        raise UserError(f"{task.name}: its letter, {task.letter}, cannot stand elsewhere: {text}")
+        print(f"{task.name}: documents, a query, its response", *documents, *examples[-1], sep="\n")
+    encode("".join([task.letter, task.instruction, task.reminder, *documents]))
+    for example in examples:
+        encode(text := "".join([*example, END]))
+        if task.letter in text:
+            raise UserError(f"{task.name}: its letter, {task.letter}, cannot stand in {text}")
+        true, wrong = (task.score(example, wrote).values() for wrote in (example.response, ""))
+        if {*true} != {Score(1.0, True)} or any(1.0 in score for score in wrong):
+            raise UserError(f"{task.name}: score() must give 1 to the true response, and at no "
+                            f"length to an empty one: {example}")
     if "," in task.reminder:  # each comma has one, so there would be no end
         raise UserError(f"{task.name}: its reminder, {task.reminder}, cannot have a comma")
-    true, wrong = (task.score(example, text).values() for text in (example.response, ""))
-    if {*true} != {Score(1.0, True)} or any(1.0 in score for score in wrong):
-        raise UserError(f"{task.name}: score() must give 1 to the true response, and at no length "
-                        f"to an empty one: {example}")
+    for name in task.claim.proposed + task.claim.baselines:
+        if name != (written := str(Placement.parse(name))):
+            raise UserError(f"{task.name}: write {name} in its claim as {written}")
+    checksum(task)  # draws all lengths and purposes, and scores odd texts

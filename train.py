@@ -322,18 +322,18 @@ def run(args: argparse.Namespace) -> None:
     """Pre-train and freeze each base; compare the methods on it, seed by seed."""
     tuning = TuneConfig(**FAST_TUNE if args.fast else {})
     folder = Path(args.out or ("runs/fast" if args.fast else "runs/default"))
-    methods = {}
+    methods, configs = {}, {}
     for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         names = args.methods or task.claim.baselines + task.claim.proposed
         methods[task] = [*REFERENCES, *dict.fromkeys(str(Placement.parse(name)) for name in names)]
+        configs[task] = PretrainConfig(**task.pretraining | (FAST_PRETRAIN if args.fast else {}))
         check(task, show=args.fast)
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).touch()
     finished = {key(row): row for row in read_results(folder / RESULTS)}
     for task, base_seed in product(methods, dict.fromkeys(args.bases)):
-        config = PretrainConfig(**task.pretraining | (FAST_PRETRAIN if args.fast else {}))
         path, metrics = folder / f"{task.name}-base{base_seed}.pt", task.claim.metrics
-        base = frozen_base(task, config, base_seed, path, args.device)
+        base = frozen_base(task, configs[task], base_seed, path, args.device)
         shared = about(task, base_seed, base) | {"tuning": asdict(tuning)}
         for seed in dict.fromkeys(args.seeds):
             title = f"\n{task.name}, base {base_seed}, seed {seed}: {', '.join(metrics)}"

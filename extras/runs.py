@@ -20,16 +20,16 @@ import torch.nn.functional as F
 from latent_tokens import LatentTokens, Placement, UserError
 from model import GPT, weights_checksum
 from tasks import TASKS, Task
-from train import (REFERENCES, RESULTS, TuneConfig, about, append_result, key, read_results,
-                   split_means)
+from train import (FAST_PRETRAIN, REFERENCES, RESULTS, TuneConfig, about, append_result, key,
+                   read_results, split_means)
 
 DEFAULT, READY = Path("runs/default"), Path("docs/ready")  # the second is in the repository
 
 
 def folder_of_run(name: str) -> Path:
     """A type for argparse: docs/ready stands in for runs/default until train.py has made it."""
-    if Path(name) == DEFAULT and not DEFAULT.exists():
-        print(f"there is no {DEFAULT} yet: this reads {READY}", file=sys.stderr)
+    if Path(name) == DEFAULT and not any(path.stat().st_size for path in DEFAULT.glob(RESULTS)):
+        print(f"{DEFAULT} has no results yet: this reads {READY}", file=sys.stderr)
         return READY
     return Path(name)
 
@@ -86,6 +86,7 @@ class Run:
                 return row
         command = train_command(self.folder, self.task, self.number, seed)
         command += f" --methods {method}" * (method not in REFERENCES)
+        command += " --fast" * (self.about["pretraining"].items() >= FAST_PRETRAIN.items())
         raise UserError(f"{self.folder / RESULTS} has no result of {method}, seed {seed}, on this "
                         f"{self.task.name}-base{self.number}.pt: make one with {command}")
 
@@ -168,7 +169,7 @@ class Control:
         if self.change == "shuffled":
             vectors = vectors.roll(1, dims=0)
         elif self.change == "random":
-            generator = torch.Generator().manual_seed(seed + 1_000_000)  # not of initial values
+            generator = torch.Generator().manual_seed((seed + 1_000_000) % 2 ** 63)
             noise = torch.randn(vectors.shape, generator=generator)
             vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
         else:

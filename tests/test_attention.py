@@ -46,12 +46,14 @@ def test_queries_and_keys_are_not_mixed_up(model, monkeypatch):
     assert measure(model, latents, [SMALL])[0].tolist() == [[[1.0, 0.0, 0.0, 0.0]] * 3]
 
 
-def test_weights_are_those_of_their_layer(model):
+def test_weights_are_those_of_their_layer_and_of_what_is_seen(model):
     model.blocks[1].qkv.weight[:16] = 0.0  # without queries it attends uniformly
     uniform, first, second = attention.attention(model, some_latents("Comma_2"), CHAIN)
     torch.testing.assert_close(second, uniform)
     assert (first - uniform).abs().max() > 0.1
     torch.testing.assert_close(first.sum(dim=1), torch.ones(len(first)))
+    shares, _ = measure(model, some_latents("Comma_2-latest"), [CHAIN])
+    assert not shares[..., 1].any() and shares[..., 0].all()  # older groups are hidden
 
 
 def test_places_and_layers_are_not_mixed_up():

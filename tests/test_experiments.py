@@ -65,7 +65,7 @@ def test_the_command_that_an_error_names_makes_what_is_missing(finished, capsys)
     arguments = ["--method", "End_1", "--seed", "1", "--base", "1"]
     for _ in range(2):
         error = refused(capsys, show, folder, *arguments)
-        train.main(["--fast", *shlex.split(error.split("python train.py ")[1])])
+        train.main(shlex.split(error.split("python train.py ")[1]))
     show.main([str(folder), *arguments])
 
 

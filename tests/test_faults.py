@@ -13,7 +13,7 @@ import pytest
 
 from latent_tokens import LatentTokens
 from model import GPT, weights_checksum
-from tasks import TASKS, Score
+from tasks import TASKS, Claim, Example, Score
 from tests import conftest
 from tests.conftest import TINY_TUNE, refused
 import train
@@ -267,10 +267,12 @@ def test_mistakes_get_one_line_and_write_nothing(mistake, message, tmp_path, cap
     ("score", lambda self, example, text: {1: Score(1.0, text != "")}, "score() must give"),
     ("score", lambda self, example, text: {1: Score(0.9, False)}, "score() must give"),
     ("score", lambda self, example, text: {}, "score() must give"),
-    ("letter", "W", "'W' is not in the alphabet"), ("letter", "@", "cannot stand elsewhere"),
-    ("letter", ";", "cannot stand elsewhere"),
+    ("letter", "W", "'W' is not in the alphabet"), ("letter", "@", "cannot stand in"),
+    ("letter", ";", "cannot stand in"), ("reminder", "again!", "is not in the alphabet"),
+    ("claim", Claim(("Comma_1+End_1",), ()), "write Comma_1+End_1 in its claim as End_1+Comma_1"),
+    ("example", lambda self, rng, length: Example("44@47=83", ",47@83=34"),
+     "generation has no validation query of length 1: allow more queries"),
     ("instruction", "Add, 9!", "is not in the alphabet"),  # written once a base is trained
-    ("reminder", "again!", "is not in the alphabet"),
     ("reminder", "R+,9:", "its reminder, R+,9:, cannot have a comma")])  # decoding reminds for ever
 def test_a_task_that_contradicts_itself_is_refused_before_the_work(name, value, message, tmp_path,
                                                                    monkeypatch, capsys):
@@ -295,9 +297,9 @@ def test_a_base_of_other_settings_or_text_or_a_damaged_one_is_refused(finished, 
             patch.setitem(train.FAST_PRETRAIN, name, value)
             line = refused(capsys, train, *arguments(finished))
         assert f"was made with other {name}: choose a new --out" in line
-    document, number = GENERATION.document, count()  # an edit that shows only every now and then
+    document = GENERATION.document  # an edit that shows only every now and then
     monkeypatch.setattr(GENERATION, "document", lambda rng, progress: (
-        document(rng, progress) if next(number) != 80 else "44@47=83,;"))
+        document(rng, progress) if progress != 0.08 else "44@47=83,;"))
     assert "was made with other text: " in refused(capsys, train, *arguments(finished))
     base = finished / "generation-base60.pt"
     base.write_bytes(b"\xff\xfe damaged")

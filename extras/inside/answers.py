@@ -1,8 +1,6 @@
-"""What tuned latents make the base write: generated answers in full, first mistakes marked.
+"""What tuned latents make the base write: answers of the longest length, first mistakes marked.
 
     python -m extras.answers runs/default --methods Start_4 Comma_4
-
-The examples are the first ones of the test, at the longest length that is tested.
 """
 
 import argparse

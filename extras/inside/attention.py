@@ -68,27 +68,28 @@ def split(text: str, query_length: int) -> tuple[list[int], list[int]]:
 
 
 @torch.no_grad()
-def head_weights(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
-    """What each head of each layer attends to: (L, H, T, T)."""
+def head_weights(model: GPT, latents: LatentTokens, example: Example) -> tuple[Tensor, Tensor]:
+    """What each head of each layer attends to, (L, H, T, T), and what each slot sees, (T, T)."""
     batch, weights = to_batch(latents.placement, [example]), []
+    T, mask = batch.sources.shape[1], batch.attention_mask
+    visible = torch.ones(T, T).tril().bool() if mask is None else mask[0]
 
     def written_out(q: Tensor, k: Tensor, v: Tensor, **_) -> Tensor:
         """softmax(q k^T / sqrt(K)) v of one layer; keeps the softmax, (1, H, T, T)."""
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        visible = torch.ones_like(scores).tril()
-        weights.append(scores.masked_fill(visible == 0, -torch.inf).softmax(dim=-1))
+        weights.append(scores.masked_fill(~visible, -torch.inf).softmax(dim=-1))
         return weights[-1] @ v
 
     with mock.patch.object(F, "scaled_dot_product_attention", written_out):
         model(latents.embed(batch.sources, model.embed(batch.token_ids)), batch.position_ids)
-    return torch.cat(weights)
+    return torch.cat(weights), visible.float()
 
 
 def attention(model: GPT, latents: LatentTokens, example: Example) -> Tensor:
     """Weights (L + 1, T, T), means over heads: "uniform", then those of the L layers."""
-    weights = head_weights(model, latents, example).mean(dim=1)
-    visible = torch.ones_like(weights[:1]).tril()
-    return torch.cat([visible / visible.sum(dim=-1, keepdim=True), weights])
+    weights, visible = head_weights(model, latents, example)
+    uniform = visible / visible.sum(dim=-1, keepdim=True)
+    return torch.cat([uniform[None], weights.mean(dim=1)])
 
 
 def measure(model: GPT, latents: LatentTokens, examples: list[Example]) -> tuple[Tensor, Tensor]:

@@ -28,9 +28,8 @@ ITEM = ",47@83=34"  # nine places
 def attention(base: GPT, latents: LatentTokens, example: Example) -> dict:
     """The percentages of attention to latents, by layer, head, equation and place."""
     layout = Layout.of(latents.placement, example)
-    weights = head_weights(base, latents, example)  # (L, H, T, T)
+    weights, visible = head_weights(base, latents, example)  # (L, H, T, T), (T, T)
     to_latents = weights[..., layout.is_latent].sum(dim=-1)[..., layout.in_response]  # (L, H, R)
-    visible = torch.ones(weights.shape[-2:]).tril()  # (T, T)
     by_chance = (visible[:, layout.is_latent].sum(dim=1) / visible.sum(dim=1))[layout.in_response]
     whole = to_latents.shape[2] // len(ITEM) * len(ITEM)
     percent = (100 * to_latents[..., :whole]).round().int().unflatten(2, (-1, len(ITEM)))

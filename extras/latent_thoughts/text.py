@@ -19,9 +19,13 @@ import zlib
 import torch
 from torch import Tensor
 
-from tasks import END, encode, equation, random_source, two_digits
+from tasks import END, encode, equation, random_source
 
 RULES = ["".join(parts) for parts in product("+-x", "+-x", "567890")]
+
+
+def two_operands(rng: random.Random) -> list[str]:
+    return [f"{rng.randrange(100):02d}" for _ in range(2)]
 
 
 def chain(rule: str, left: str, right: str, results: int = 1) -> str:
@@ -39,7 +43,7 @@ def draw_documents(purpose: str, seed: int, count: int, equations: int,
     rng, rules, texts = random_source(f"thoughts/{purpose}", seed), [], []
     for _ in range(count):
         rules.append(rng.choice(RULES))
-        texts.append("".join(chain(rules[-1], two_digits(rng), two_digits(rng), results)
+        texts.append("".join(chain(rules[-1], *two_operands(rng), results)
                              for _ in range(equations)))
     return rules, texts
 
@@ -111,7 +115,7 @@ def ideal_share(rules: list[str], prefixes: list[str], rng: random.Random) -> fl
     shares = []
     for rule, prefix in zip(rules, prefixes):
         guesses, results = consistent_rules(prefix), equations_of(prefix)[0].count("=")
-        written = "".join(chain(rng.choice(guesses), two_digits(rng), two_digits(rng), results)
+        written = "".join(chain(rng.choice(guesses), *two_operands(rng), results)
                           for _ in range(20))
         shares.append(share_following(rule, written))
     return fmean(shares)

@@ -133,7 +133,8 @@ def check(folders: list[Path]) -> None:
         raise UserError(f"{', '.join(map(str, folders))}: no base of Generation is there")
     for run in tqdm(runs, "checking", leave=False, disable=None):
         latents = {"base": LatentTokens(Placement(), run.base.config.n_embd)}
-        seed = min((row["seed"] for row in run.rows), default=0)
+        seed = next((row["seed"] for row in run.rows if row["base"] == run.number
+                     and row["task"] == run.task.name), 0)
         latents |= {name: make(run, name, seed) for name in CHECKED}
         latents["Equals_4, tuned"] = tune_once(run, Placement.parse("Equals_4"), seed)
         for name, each in latents.items():
