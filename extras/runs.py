@@ -169,7 +169,7 @@ class Control:
         if self.change == "shuffled":
             vectors = vectors.roll(1, dims=0)
         elif self.change == "random":
-            generator = torch.Generator().manual_seed((seed + 1_000_000) % 2 ** 63)
+            generator = torch.Generator().manual_seed((seed + 1_000_000) % 2 ** 63)  # no start's
             noise = torch.randn(vectors.shape, generator=generator)
             vectors = F.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
         else:

@@ -21,7 +21,7 @@
 set -euo pipefail
 d=$(mktemp -d); trap 'rm -rf "$d"' EXIT
 python3 -m venv "$d/v"; pip="$d/v/bin/pip install -q --no-compile"
-$pip torch==2.13.0 numpy==2.4.6 setuptools==80.9.0 wheel || exit 2
+$pip torch==2.13.0 numpy==2.4.6 setuptools==80.9.0 || exit 2
 $pip fvcore==0.1.5.post20221221 thop==0.1.1.post2209072238 ptflops==0.7.5 torchinfo==1.8.0 || exit 2
 cat > "$d/count.py" <<'E'
 import sys, torch, torch.nn.functional as F

@@ -71,17 +71,17 @@ def split(text: str, query_length: int) -> tuple[list[int], list[int]]:
 def head_weights(model: GPT, latents: LatentTokens, example: Example) -> tuple[Tensor, Tensor]:
     """What each head of each layer attends to, (L, H, T, T), and what each slot sees, (T, T)."""
     batch, weights = to_batch(latents.placement, [example]), []
-    T, mask = batch.sources.shape[1], batch.attention_mask
+    T, mask, verbal = batch.sources.shape[1], batch.attention_mask, model.embed(batch.token_ids)
     visible = torch.ones(T, T).tril().bool() if mask is None else mask[0]
 
-    def written_out(q: Tensor, k: Tensor, v: Tensor, **_) -> Tensor:
+    def written_out(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor, **_) -> Tensor:
         """softmax(q k^T / sqrt(K)) v of one layer; keeps the softmax, (1, H, T, T)."""
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        weights.append(scores.masked_fill(~visible, -torch.inf).softmax(dim=-1))
+        weights.append(scores.masked_fill(~attn_mask, -torch.inf).softmax(dim=-1))
         return weights[-1] @ v
 
     with mock.patch.object(F, "scaled_dot_product_attention", written_out):
-        model(latents.embed(batch.sources, model.embed(batch.token_ids)), batch.position_ids)
+        model(latents.embed(batch.sources, verbal), batch.position_ids, visible[None])
     return torch.cat(weights), visible.float()
 
 
